@@ -1,0 +1,74 @@
+# Targets that people, the hosted CI and .ci/run share. `make help` lists them.
+#
+#   PYTHON=python3.12 make venv     build the virtual environment with another interpreter
+#   PYTEST_ARGS="-k mixture"        passed on to pytest
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu    take torch's CPU build (pip reads this variable)
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-from-lock
+PYTEST_ARGS ?=
+# Whatever brings the engine up, here or in a process it starts, or reads the engine's source.
+ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic config_pipeline engine engine_face engine_translation \
+	gradients memory model_twin regional_compile token_mean training_parts) \
+	$(patsubst %,tests/integration/test_%.py,convert demo engine_main fast_paths faults launching resume topologies \
+	uneven_masks) tests/gpu
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge
+
+# The first interpreter that runs and is new enough; `make PYTHON=…` overrides it.
+PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13 python; do \
+	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-main soak lint format lock slurm-packages clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## Create .venv from requirements.lock and install the project into it
+
+$(STAMP): requirements.lock setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; give one: make PYTHON=/path/to/python venv" >&2; exit 1; }
+	$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## Text to evaluated model in a few minutes on a CPU; everything lands in demo_output/
+	$(BIN)/python -m examples.demo.run_demo
+
+test: $(STAMP) lint  ## Format check, lint, types and every test that this machine can run
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-main: $(STAMP)  ## The tests that train, on upstream main: make test-main NANOTRON_SRC=<checkout of huggingface/nanotron>
+	@test -d "$(NANOTRON_SRC)/src/nanotron" || { echo "make: NANOTRON_SRC is '$(NANOTRON_SRC)', which holds no src/nanotron;" \
+	  "give it a checkout of huggingface/nanotron (2411b022 is the commit studied)" >&2; exit 2; }
+	NANOTRON_SRC="$(abspath $(NANOTRON_SRC))" $(BIN)/python -m pytest $(ENGINE_TESTS) $(PYTEST_ARGS)
+
+soak: $(STAMP)  ## Kill a tiny training run at random moments 50 times and compare its end with an untouched run (~10 min)
+	$(BIN)/python -m benchmarks.soak
+
+lint: $(STAMP)  ## Format check, lint and types alone
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Rewrite the code as the format check wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## Write requirements.lock from what .venv holds (after installing what changed)
+	@{ sed -n '/^#/p' requirements.lock; \
+	   $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude nanotron-zagreus | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/'; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+slurm-packages:  ## Debian's Slurm, for the tests that start a real cluster on this host (needs root)
+	@missing=; for package in $(SLURM_PACKAGES); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -z "$$missing" ]; then echo "slurm-packages: already installed"; \
+	elif ! command -v apt-get >/dev/null; then echo "slurm-packages: skipped, no apt-get here; the Slurm tests will be skipped"; \
+	elif [ "$$(id -u)" != 0 ]; then echo "slurm-packages: skipped, not root; run: sudo make slurm-packages"; \
+	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null \
+	  && echo "slurm-packages: installed$$missing"; fi
+
+clean:  ## Remove what the targets above made, .venv excepted
+	rm -rf demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

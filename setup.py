@@ -1,0 +1,74 @@
+"""Packaging of nanotron-zagreus; tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "nanotron_zagreus" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+# configs/ and slurm/ have their only copy at the root; a wheel carries them inside the package.
+DATA_FOLDERS = {
+    "nanotron_zagreus._data.configs": "configs",
+    "nanotron_zagreus._data.configs.smollm2": "configs/smollm2",
+    "nanotron_zagreus._data.slurm": "slurm",
+}
+
+setup(
+    name="nanotron-zagreus",
+    version=VERSION,
+    description="Train small bilingual language models from scratch on Nanotron, from text to evaluated model",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[
+        *find_packages(include=["nanotron_zagreus", "nanotron_zagreus.*"]),
+        "examples",
+        "examples.llama",
+        *DATA_FOLDERS,
+    ],
+    package_dir=DATA_FOLDERS,
+    package_data={
+        "nanotron_zagreus": ["py.typed"],
+        "nanotron_zagreus.evaluation": ["tasks/**/*", "published/*"],
+        "nanotron_zagreus._data.configs": ["*.md", "*.yaml"],
+        "nanotron_zagreus._data.configs.smollm2": ["*.md", "*.yaml"],
+        "nanotron_zagreus._data.slurm": ["*.sbatch", "*.md", "*.yaml"],
+    },
+    install_requires=[
+        "nanotron==0.4",
+        "torch>=2.10",
+        "numpy",
+        "datatrove[io,processing]>=0.10",
+        "transformers>=4.57",
+        "huggingface_hub",
+        "pyyaml",
+        "safetensors",
+        "typer",
+        "rich",
+    ],
+    extras_require={
+        "eval": ["lm-eval[hf]>=0.4.13", "pandas", "text-unidecode"],
+        "fast": ["gigatoken"],
+        "plots": ["matplotlib", "pandas"],
+        "gguf": ["gguf"],
+        "tensorboard": ["tensorboard"],
+        "wandb": ["wandb"],
+        "flash": ["flash-attn"],
+        "dev": ["pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "pre-commit"],
+    },
+    entry_points={"console_scripts": ["zagreus=nanotron_zagreus.cli.app:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
