@@ -1,0 +1,51 @@
+"""Read and write the training YAML: text to Config and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from nanotron_zagreus.config.checks import check_relations
+from nanotron_zagreus.config.parsing import UnknownKeyError, build, field_paths, to_plain
+from nanotron_zagreus.config.sections import Config
+from nanotron_zagreus.config.yaml_text import parse_yaml
+from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.resources import find_config
+
+
+def load_config(path: str | Path) -> Config:
+    """Return the checked configuration that the YAML file at ``path`` holds.
+
+    Args:
+        path: a file, or the name of a shipped config such as ``smollm2/zagreus_tiny.yaml``.
+
+    Raises:
+        InputError: anything wrong with it, named by field, value, rule and next action.
+    """
+    file = find_config(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    return load_config_text(text, origin=str(file))
+
+
+def load_config_text(text: str, origin: str) -> Config:
+    """Return the checked configuration that ``text`` holds; ``origin`` names it in errors."""
+    data = parse_yaml(text, origin)
+    try:
+        config = build(Config, data)
+        check_relations(config)
+    except UnknownKeyError as error:
+        elsewhere = " or ".join(field_paths(Config, error.key))
+        text = f"{error.path}: unknown key; it belongs at {elsewhere}" if elsewhere else str(error)
+        raise InputError(f"{origin}: {text}") from error
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from error
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """Return YAML text from which :func:`load_config_text` rebuilds ``config`` exactly."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
