@@ -1,0 +1,91 @@
+"""What a checkpoints folder holds: listing, choosing what to verify, and what may be deleted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nanotron_zagreus.checkpoints.layout import is_step_folder, list_steps, read_latest, step_folder, sync_folder
+from nanotron_zagreus.checkpoints.manifest import read_manifest, verify
+from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
+
+
+def describe_steps(root: Path) -> list[dict[str, Any]]:
+    """Return one row per saved step, ascending; sizes are compared with the manifest, contents are not read.
+
+    Raises:
+        MissingInputError: the folder does not exist.
+    """
+    _require_folder(root)
+    latest = read_latest(root)
+    rows = []
+    for step in list_steps(root):
+        row: dict[str, Any] = {"step": step, "latest": step == latest, "samples": None, "bytes": 0, "topology": ""}
+        try:
+            manifest = read_manifest(step_folder(root, step))
+            topology = manifest["topology"]
+            row["samples"] = manifest["consumed_samples"]
+            row["topology"] = " ".join(f"{name}={topology[name]}" for name in ("dp", "tp", "pp"))
+            row["bytes"] = sum(record.bytes for record in verify(step_folder(root, step), hashes=False))
+            row["state"] = "whole"
+        except MissingInputError:
+            row["state"] = "no manifest"
+        except (InputError, VerificationError) as error:
+            row["state"] = f"damaged: {error}"
+        rows.append(row)
+    return rows
+
+
+def folders_to_verify(path: Path) -> list[Path]:
+    """Return the step folders that ``path`` means: itself, or all steps of a root."""
+    if is_step_folder(path):
+        return [path]
+    _require_folder(path)
+    steps = [step_folder(path, step) for step in list_steps(path)]
+    if not steps:
+        raise MissingInputError(f"{path}: holds no saved step; give a checkpoints folder or a step's folder")
+    return steps
+
+
+def newest_sound_step(root: Path) -> int | None:
+    """Return the newest step whose files are all there with the right content, or None."""
+    for step in reversed(list_steps(root)):
+        try:
+            verify(step_folder(root, step))
+        except (InputError, VerificationError):
+            continue
+        return step
+    return None
+
+
+def steps_to_prune(root: Path, *, keep_last: int, keep_every: int | None, verified: bool = False) -> list[int]:
+    """Return the steps that may go: not among the last, no multiple, not latest.txt's, not the newest sound one.
+
+    Args:
+        root: a checkpoints folder.
+        keep_last: newest steps that stay, at least 1.
+        keep_every: multiples of this many steps stay; None: no such rule.
+        verified: the newest step is known to be sound (it was just written); otherwise every byte is read to find
+            the newest that is.
+    """
+    _require_folder(root)
+    steps = list_steps(root)
+    kept = set(steps[-keep_last:]) | {read_latest(root)} | (set() if verified else {newest_sound_step(root)})
+    if keep_every is not None:
+        kept |= {step for step in steps if step % keep_every == 0}
+    return [step for step in steps if step not in kept]
+
+
+def delete_step(root: Path, step: int) -> None:
+    """Delete a step's folder; it loses its name first, so that a half-deleted one is never taken for whole."""
+    doomed = root / f".deleting-{step}"
+    shutil.rmtree(doomed, ignore_errors=True)
+    step_folder(root, step).rename(doomed)
+    sync_folder(root)
+    shutil.rmtree(doomed)
+
+
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise MissingInputError(f"checkpoints folder {str(root)!r} does not exist; give the run's checkpoints_path")

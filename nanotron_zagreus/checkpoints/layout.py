@@ -1,0 +1,133 @@
+"""Names and places inside a checkpoints folder, Nanotron's layout.
+
+    <root>/latest.txt                      the newest whole step
+    <root>/<step>/config.yaml, model_config.json, checkpoint_metadata.json, manifest.json
+    <root>/<step>/{model, optimizer, lr_scheduler, random}/…
+    <root>/.saving-<step>/                 a step being written; never read
+    <root>/STOP, <root>/SAVE               requests to the running trainer
+    <root>/outcome.json                    how the last run ended
+
+Text read from disk is never trusted as a path: a step is digits, and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from nanotron_zagreus.errors import InputError, MissingInputError
+
+CONFIG_FILE = "config.yaml"
+MODEL_CONFIG_FILE = "model_config.json"
+METADATA_FILE = "checkpoint_metadata.json"
+MANIFEST_FILE = "manifest.json"
+LATEST_FILE = "latest.txt"
+STOP_FILE = "STOP"
+SAVE_FILE = "SAVE"
+OUTCOME_FILE = "outcome.json"
+METRICS_FILE = "metrics.jsonl"
+
+_STEP = re.compile(r"[0-9]{1,12}")
+_MAX_POINTER_BYTES = 64
+
+
+def step_folder(root: Path, step: int) -> Path:
+    """Return the folder of a saved step."""
+    return root / str(step)
+
+
+def saving_folder(root: Path, step: int) -> Path:
+    """Return the folder in which a step is written before it is renamed."""
+    return root / f".saving-{step}"
+
+
+def is_step_folder(path: Path) -> bool:
+    """Tell whether ``path`` is one step's folder rather than a root of many."""
+    return path.is_dir() and (path / MODEL_CONFIG_FILE).is_file()
+
+
+def list_steps(root: Path) -> list[int]:
+    """Return the steps saved under ``root``, ascending; folders being written and links are left out."""
+    if not root.is_dir():
+        return []
+    return sorted(
+        int(entry.name)
+        for entry in os.scandir(root)
+        if _STEP.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+    )
+
+
+def read_latest(root: Path) -> int | None:
+    """Return the step that latest.txt names, or None without the file.
+
+    Raises:
+        InputError: the file is a link, or holds anything but digits.
+    """
+    path = root / LATEST_FILE
+    if path.is_symlink():
+        raise InputError(f"{path}: is a symbolic link; latest.txt must be a plain file, remove it")
+    if not path.exists():
+        return None
+    if not path.is_file():
+        raise InputError(f"{path}: is no plain file; remove it")
+    with path.open("rb") as file:
+        raw = file.read(_MAX_POINTER_BYTES + 1)
+    text = raw.decode("ascii", errors="replace").strip()
+    if len(raw) > _MAX_POINTER_BYTES or not _STEP.fullmatch(text):
+        raise InputError(f"{path}: holds {text[:40]!r}, expected the number of a saved step; correct or remove it")
+    return int(text)
+
+
+def write_latest(root: Path, step: int) -> None:
+    """Make latest.txt name ``step``, atomically and durably."""
+    replace_durably(root / LATEST_FILE, str(step).encode())
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """Return the step folder that ``path`` means: itself, or the newest one when it is a root.
+
+    Raises:
+        MissingInputError: nothing is there, or the step that latest.txt names is not.
+    """
+    if is_step_folder(path):
+        return path
+    if not path.exists():
+        raise MissingInputError(
+            f"checkpoint {str(path)!r} does not exist; give a checkpoints folder or a step's folder"
+        )
+    step = read_latest(path)
+    if step is None:
+        steps = list_steps(path)
+        hint = f"it holds the steps {steps}, name one of them" if steps else "no step was ever saved there"
+        raise MissingInputError(f"checkpoint {str(path)!r}: no {LATEST_FILE} in it; {hint}")
+    folder = step_folder(path, step)
+    if folder.is_symlink() or not is_step_folder(folder):
+        raise MissingInputError(
+            f"{path / LATEST_FILE}: names step {step}, but {folder} is no whole checkpoint; "
+            f"whole or not, these steps are there: {list_steps(path)}"
+        )
+    return folder
+
+
+def replace_durably(path: Path, content: bytes) -> None:
+    """Write ``content`` aside, flush it, and rename it over ``path``: readers see the old or the new file, whole."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
