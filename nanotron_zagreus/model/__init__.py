@@ -1,0 +1,1 @@
+"""The Zagreus model on Nanotron's tensor- and pipeline-parallel blocks; no training code in here."""

@@ -1,0 +1,34 @@
+"""Root-mean-square layer normalisation (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return x / sqrt(mean(x^2) + eps) x weight over the last dimension, in x's dtype.
+
+    The mean is taken in fp32 and the result cast before the product, as transformers' Llama does, so
+    that a converted model computes the same numbers.
+
+    Args:
+        x: `[..., hidden_size]`.
+        weight: `[hidden_size]`.
+        eps: added to the mean square.
+    """
+    x32 = x.float()
+    normalised = x32 * torch.rsqrt(x32.square().mean(dim=-1, keepdim=True) + eps)
+    return weight * normalised.to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Holds the weight of :func:`rms_norm`; takes and returns `[..., hidden_size]`."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(hidden_size))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return rms_norm(input, self.weight, self.eps)
