@@ -1,0 +1,182 @@
+"""Find the files that hold text, and divide them among tasks by bytes.
+
+Inputs are files, folders (searched through), patterns with `*`, or URLs that fsspec knows such as
+`hf://datasets/HuggingFaceFW/fineweb-2/data/por_Latn/train`; or one dataset id on the hub. Parquet, JSON lines
+(plain, gzip, zstd) and the Arrow files of a Hugging Face dataset folder are read. Reading is `corpus_reader`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nanotron_zagreus.errors import InputError, MissingInputError
+
+Format = Literal["parquet", "jsonl", "arrow"]
+
+_SUFFIXES: dict[str, tuple[Format, str | None]] = {
+    ".parquet": ("parquet", None),
+    ".arrow": ("arrow", None),
+    ".jsonl": ("jsonl", None),
+    ".ndjson": ("jsonl", None),
+    ".jsonl.gz": ("jsonl", "gzip"),
+    ".json.gz": ("jsonl", "gzip"),
+    ".jsonl.zst": ("jsonl", "zstd"),
+    ".json.zst": ("jsonl", "zstd"),
+}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One file of documents."""
+
+    path: str
+    """An absolute path, or a URL."""
+    num_bytes: int
+    format: Format
+    compression: str | None
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset on the Hugging Face hub, streamed through `datasets`."""
+
+    name: str
+    config: str | None
+    split: str
+
+    @classmethod
+    def parse(cls, text: str) -> HubDataset | None:
+        """Read `owner/name[:config[:split]]`; None when ``text`` is a path or URL, or of no such form.
+
+        Below a folder that exists here a path is meant, also a mistyped one: the hub is not asked for it.
+        """
+        is_path = text.startswith((".", "/")) or Path(text).exists() or Path(text.partition("/")[0]).is_dir()
+        if "://" in text or is_path or not _HUB_ID.fullmatch(text):
+            return None
+        name, _, rest = text.partition(":")
+        config, _, split = rest.partition(":")
+        return cls(name, config or None, split or "train")
+
+
+def find_files(inputs: Sequence[str]) -> list[CorpusFile]:
+    """Return the files that ``inputs`` name, each once, ordered by path.
+
+    Raises:
+        MissingInputError: an input does not exist, or holds no file in a known format.
+        InputError: an input is a dataset of several splits, or a file in no known format.
+    """
+    files: dict[str, CorpusFile] = {}
+    for name in inputs:
+        found = _find(name)
+        if not found:
+            raise MissingInputError(
+                f"--input: {name} holds no text, expected files ending in {', '.join(_SUFFIXES)}; check the path"
+            )
+        files.update((file.path, file) for file in found)
+    return [files[path] for path in sorted(files)]
+
+
+def divide_files(files: Sequence[CorpusFile], num_tasks: int) -> list[list[CorpusFile]]:
+    """Return ``files`` in ``num_tasks`` lists of about equal bytes: the largest first, each to the emptiest list.
+
+    No list is heavier than 4/3 of the lightest possible division (Graham 1969). Within a list files stay in order.
+    """
+    tasks: list[list[CorpusFile]] = [[] for _ in range(num_tasks)]
+    heap = [(0, 0, index) for index in range(num_tasks)]
+    for file in sorted(files, key=lambda file: (-file.num_bytes, file.path)):
+        num_bytes, num_files, index = heapq.heappop(heap)
+        tasks[index].append(file)
+        heapq.heappush(heap, (num_bytes + file.num_bytes, num_files + 1, index))
+    return [sorted(task, key=lambda file: file.path) for task in tasks]
+
+
+def check_text_column(file: CorpusFile, column: str) -> None:
+    """Refuse a text column that ``file`` does not have, naming those it has.
+
+    Raises:
+        InputError: also when the file cannot be read at all.
+    """
+    try:
+        columns = _columns(file)
+    except Exception as error:  # any reader may complain in any way about a damaged file
+        raise InputError(f"--input: {file.path} cannot be read ({error}); remove or replace it") from error
+    if columns and column not in columns:
+        raise InputError(f"--text-column: {file.path} has no {column!r}; it has {', '.join(columns)}")
+
+
+def _find(name: str) -> list[CorpusFile]:
+    from fsspec.core import url_to_fs
+
+    if "://" not in name and not _has_magic(name):
+        if not Path(name).exists():
+            raise MissingInputError(f"--input: {name} does not exist; give a file, a folder, a pattern, or a URL")
+        name = str(Path(name).resolve())
+        if (Path(name) / "dataset_dict.json").is_file():
+            splits = json.loads((Path(name) / "dataset_dict.json").read_text())["splits"]
+            raise InputError(f"--input: {name} is a dataset of the splits {', '.join(splits)}; name one of its folders")
+        if Path(name).is_file() and _kind(name) is None:
+            raise InputError(f"--input: {name} is in no known format, expected one of {', '.join(_SUFFIXES)}")
+    fs, path = url_to_fs(name)
+    try:
+        listed = _list(fs, path)
+    except Exception as error:  # every file system has its own; the hub's are those of its HTTP library
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MissingInputError(
+            f"--input: {name} cannot be listed ({reason}); check the name, the network, and access to a gated dataset"
+        ) from error
+    return [
+        CorpusFile(_address(fs, path, name), int(size), *kind)
+        for path, size in listed
+        if (kind := _kind(path)) is not None
+    ]
+
+
+def _list(fs: Any, path: str) -> list[tuple[str, int]]:
+    """Return path and bytes of every file under a path or matching a pattern."""
+    roots = fs.glob(path) if _has_magic(path) else [path]
+    found = []
+    for root in roots:
+        entries = fs.find(root, detail=True)
+        found += [(entry["name"], entry["size"]) for entry in entries.values() if entry["type"] == "file"]
+    return found
+
+
+def _kind(path: str) -> tuple[Format, str | None] | None:
+    """Return a file's format and compression by its name; None: not a file of documents."""
+    name = path.rsplit("/", 1)[-1]
+    if name.startswith((".", "cache-", "tmp")):  # a dataset folder may keep the caches of `datasets` beside its data
+        return None
+    return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def _address(fs: Any, path: str, name: str) -> str:
+    return fs.unstrip_protocol(path) if "://" in name else str(Path(path).resolve())
+
+
+def _has_magic(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _columns(file: CorpusFile) -> list[str]:
+    """Return the names of a file's columns; of JSON lines those of the first line, none if it is empty."""
+    from nanotron_zagreus.data.corpus_reader import open_arrow, open_bytes, open_lines
+
+    with open_bytes(file.path) as raw:
+        if file.format == "parquet":
+            import pyarrow.parquet as pq
+
+            return list(pq.ParquetFile(raw).schema_arrow.names)
+        if file.format == "arrow":
+            return list(open_arrow(raw).schema.names)
+        import orjson
+
+        with open_lines(raw, file.compression) as lines:
+            first = next((line for line in lines if line.strip()), None)
+        return list(orjson.loads(first)) if first else []

@@ -1,0 +1,220 @@
+"""The mixture: which windows make up each step, as a pure function, and their tokens.
+
+Sample k of a stage is computed, never looked up: `interleave` says which source it comes from and how many
+of that source came before, `permutation` turns that count into a window of the current epoch. What memory
+there is holds the folders' file lists. See `stages` for steps, `resume` for what a checkpoint records.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanotron_zagreus.config.sections import Config
+from nanotron_zagreus.data.permutation import KeyedPermutation
+from nanotron_zagreus.data.repetition import check_repetition
+from nanotron_zagreus.data.resume import check_progress, record_state, stored_shares
+from nanotron_zagreus.data.sources import Source, open_source
+from nanotron_zagreus.data.stages import Stage, build_stages, shares_of
+from nanotron_zagreus.data.tokenizer_identity import check_tokenizers
+from nanotron_zagreus.data.windows import WindowReader
+from nanotron_zagreus.errors import InputError, WorkError
+
+HELD_OUT = -1
+
+
+class SampleId(NamedTuple):
+    """One sample, by where its window lies. Validation windows have stage and epoch HELD_OUT."""
+
+    stage: int
+    source: int
+    epoch: int
+    shard: int
+    window: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Many samples, one int64 array [n] per part of their ids."""
+
+    stage: np.ndarray
+    source: np.ndarray
+    epoch: np.ndarray
+    shard: np.ndarray
+    window: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.stage)
+
+    def __getitem__(self, rows: slice) -> Samples:
+        return Samples(self.stage[rows], self.source[rows], self.epoch[rows], self.shard[rows], self.window[rows])
+
+    def ids(self) -> list[SampleId]:
+        """Return one SampleId per sample."""
+        columns = (self.stage, self.source, self.epoch, self.shard, self.window)
+        return [SampleId(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+    @classmethod
+    def from_ids(cls, ids: Sequence[SampleId]) -> Samples:
+        """Return the inverse of :meth:`ids`."""
+        table = np.array(ids, dtype=np.int64).reshape(len(ids), len(SampleId._fields))
+        return cls(*(np.ascontiguousarray(column) for column in table.T))
+
+
+class Mixture:
+    """The samples of a whole run. Safe to share between threads."""
+
+    def __init__(self, config: Config, sources: tuple[Source, ...], stages: tuple[Stage, ...]) -> None:
+        self.sources = sources
+        self.stages = stages
+        self.sequence_length = config.tokens.sequence_length
+        self.samples_per_step = config.samples_per_step
+        self.train_steps = config.tokens.train_steps
+        self.token_dtype = sources[0].shards[0].dtype
+        self._vocab_size = config.model.model_config.vocab_size
+        self._permutation = lru_cache(maxsize=4 * len(sources) + 16)(self._make_permutation)
+        self._reader = WindowReader()
+        self._reader_lock = threading.Lock()
+
+    def stage_of(self, step: int) -> Stage:
+        """Return the stage that ``step`` (1 to train_steps) belongs to."""
+        if not 1 <= step <= self.train_steps:
+            raise InputError(f"step: got {step}, this run has steps 1 to {self.train_steps}")
+        return next(stage for stage in self.stages if step <= stage.last_step)
+
+    def samples_of_step(self, step: int) -> list[SampleId]:
+        """Return the ids of the samples of ``step`` in the order of the global batch."""
+        stage = self.stage_of(step)
+        leg = stage.leg_of(step)
+        numbers = np.arange(leg.samples_per_step, dtype=np.int64) + leg.first_sample_of(step)
+        return self.locate(stage, numbers).ids()
+
+    def locate(self, stage: Stage, numbers: np.ndarray) -> Samples:
+        """Return the samples with the given ``numbers`` (int64 [n], in any order) of ``stage``."""
+        member, position = stage.interleave.locate(numbers)
+        position += np.array(stage.start_positions, dtype=np.int64)[member]
+        source = np.array(stage.sources, dtype=np.int64)[member]
+        epoch, shard, window = np.empty_like(source), np.empty_like(source), np.empty_like(source)
+        for index in np.unique(source):
+            rows = np.flatnonzero(source == index)
+            epoch[rows], order = np.divmod(position[rows], self.sources[index].num_windows)
+            for number in np.unique(epoch[rows]):
+                inside = epoch[rows] == number
+                order[inside] = self._permutation(int(index), int(number))(order[inside])
+            shard[rows], window[rows] = self.sources[index].locate(order)
+        return Samples(np.full_like(source, stage.index), source, epoch, shard, window)
+
+    def held_out(self) -> list[SampleId]:
+        """Return the validation windows, one of each source in turn, so that a prefix covers all sources."""
+        ids: list[tuple[int, SampleId]] = []
+        for index, source in enumerate(self.sources):
+            numbers = np.arange(source.num_windows, source.num_windows + source.num_validation_windows)
+            shards, windows = source.locate(numbers)
+            for turn, (shard, window) in enumerate(zip(shards.tolist(), windows.tolist(), strict=True)):
+                ids.append((turn, SampleId(HELD_OUT, index, HELD_OUT, shard, window)))
+        return [sample for _, sample in sorted(ids)]
+
+    def read(self, ids: Sequence[SampleId]) -> np.ndarray:
+        """Return the tokens of ``ids``, unsigned [n, sequence_length + 1].
+
+        Raises:
+            WorkError: a file was shortened since it was opened, or holds a token outside the vocabulary.
+        """
+        with self._reader_lock:
+            return self.read_samples(Samples.from_ids(ids), self._reader)
+
+    def read_samples(self, samples: Samples, reader: WindowReader) -> np.ndarray:
+        """Return the tokens of ``samples`` through the caller's own ``reader``; see :meth:`read`."""
+        window_tokens = self.sequence_length + 1
+        tokens = np.empty((len(samples), window_tokens), dtype=self.token_dtype)
+        places = zip(samples.source.tolist(), samples.shard.tolist(), samples.window.tolist(), strict=True)
+        for row, (source, shard, window) in zip(tokens, places, strict=True):
+            reader.read_into(row, self.sources[source].shards[shard], window * window_tokens)
+        if tokens.size and int(tokens.max()) >= self._vocab_size:
+            bad = int(np.flatnonzero(tokens.max(axis=1) >= self._vocab_size)[0])
+            path = self.sources[samples.source[bad]].shards[samples.shard[bad]].path
+            raise WorkError(
+                f"{path}: holds token {int(tokens[bad].max())} in window {samples.window[bad]}, the model's "
+                f"vocab_size is {self._vocab_size}; the file is damaged, run `zagreus shards verify {path.parent}`"
+            )
+        return tokens
+
+    def document_starts(self, samples: Samples, reader: WindowReader) -> list[np.ndarray]:
+        """Return per sample where documents start inside its inputs, int64 in (0, sequence_length)."""
+        window_tokens = self.sequence_length + 1
+        places = zip(samples.source.tolist(), samples.shard.tolist(), samples.window.tolist(), strict=True)
+        return [
+            reader.document_starts(self.sources[source].shards[shard], window * window_tokens, self.sequence_length)
+            for source, shard, window in places
+        ]
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint of ``step`` records, as JSON data: see `resume.record_state`."""
+        return record_state(step, self.stages, self.sources, self.sequence_length)
+
+    def _make_permutation(self, source: int, epoch: int) -> KeyedPermutation:
+        return self.sources[source].permutation(epoch)
+
+
+def open_mixture(config: Config, *, progress: dict[str, Any] | None = None, limit_repetition: bool = True) -> Mixture:
+    """Return the mixture that the data stages of ``config`` describe; reads file lists, not data.
+
+    Args:
+        config: the run; its folders must exist and hold whole shards of the run's tokenizer.
+        progress: :meth:`Mixture.state` of the checkpoint being resumed.
+        limit_repetition: refuse sources that are repeated too often; False only to show how often they are.
+
+    Raises:
+        MissingInputError: a folder does not exist or holds no shard.
+        InputError: a shard is not whole or of another tokenizer; a source would be repeated too often; or,
+            with ``progress``, the data, the stages or the global batch are not those of the checkpoint.
+    """
+    sources: list[Source] = []
+    number_of: dict[str, int] = {}
+    stage_sources: list[tuple[int, ...]] = []
+    for index, section in enumerate(config.data_stages):
+        for folder in section.data.dataset.folders:
+            if str(folder.resolve()) in number_of:
+                continue
+            number_of[str(folder.resolve())] = len(sources)
+            sources.append(_open(config, index, folder))
+        stage_sources.append(tuple(number_of[str(folder.resolve())] for folder in section.data.dataset.folders))
+    check_tokenizers(config, sources)
+    shares = [
+        shares_of(section.data.dataset, [sources[index] for index in members])
+        for section, members in zip(config.data_stages, stage_sources, strict=True)
+    ]
+    if progress is not None:
+        check_progress(progress, config, stage_sources, shares, sources)
+        shares = stored_shares(progress, shares)
+    stages = build_stages(
+        config.data_stages,
+        stage_sources,
+        shares,
+        num_sources=len(sources),
+        train_steps=config.tokens.train_steps,
+        samples_per_step=config.samples_per_step,
+        progress=progress,
+    )
+    if limit_repetition:
+        check_repetition(config, sources, stages)
+    return Mixture(config, tuple(sources), stages)
+
+
+def _open(config: Config, stage: int, folder: Any) -> Source:
+    section = config.data_stages[stage]
+    try:
+        return open_source(
+            folder,
+            sequence_length=config.tokens.sequence_length,
+            num_validation_windows=config.zagreus.validation_windows_per_source,
+            seed=section.data.seed,
+            vocab_size=config.model.model_config.vocab_size,
+        )
+    except InputError as error:
+        raise type(error)(f"data_stages[{stage}].data.dataset: {error}") from error

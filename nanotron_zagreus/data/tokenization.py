@@ -1,0 +1,175 @@
+"""Run the tokenization of one source: what is missing of its plan, on this machine.
+
+Beside the shards the folder holds `tokenization.json`, which says with which tokenizer they were made, and
+`logs/` with datatrove's logs, the plan, and what each task did and failed to read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanotron_zagreus.data.corpus import HubDataset
+from nanotron_zagreus.data.shard_file import shard_name
+from nanotron_zagreus.data.shards import read_shard
+from nanotron_zagreus.data.tokenization_plan import Preparation, available_cores
+from nanotron_zagreus.errors import InputError, WorkError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What stands in the output folder after a run."""
+
+    num_tasks: int
+    num_complete: int
+    documents: int
+    tokens: int
+    failures: int
+    """Documents or files that could not be read and were left out."""
+    encoders: tuple[str, ...]
+    mismatches: tuple[str, ...]
+    """What made tasks give up the fast encoder."""
+
+
+def make_pipeline(prepared: Preparation, *, parallel: bool = False) -> list[Any]:
+    """Return datatrove's pipeline: reader and writer.
+
+    Args:
+        parallel: let each task use all cores.
+    """
+    from nanotron_zagreus.data.shard_writer import ShardWriter
+
+    reader = _make_reader(prepared)
+    writer = ShardWriter(
+        prepared.job.output.resolve(),
+        prepared.choice,
+        reader,
+        token_size=prepared.token_size,
+        encoder=prepared.job.encoder,
+        results_folder=prepared.results.resolve(),
+        parallel=parallel,
+    )
+    return [reader, writer]
+
+
+def tokenize_locally(
+    prepared: Preparation, *, workers: int | None = None, on_progress: Callable[[int, int], None] | None = None
+) -> Outcome:
+    """Run what is missing on this machine.
+
+    Args:
+        workers: tasks at a time; None: one per core.
+        on_progress: called with bytes read so far and in all.
+
+    Raises:
+        WorkError: tasks failed; the shards of the others are whole, and a rerun does the failed ones.
+    """
+    from nanotron_zagreus.data.local_tasks import LocalTasks
+
+    cores = available_cores()
+    workers = min(workers or cores, prepared.num_tasks)
+    forget_lost_shards(prepared)
+    executor = LocalTasks(
+        make_pipeline(prepared, parallel=workers == 1 and cores > 1),
+        tasks=prepared.num_tasks,
+        workers=workers,
+        logging_dir=str(prepared.logs.resolve()),
+    )
+    total = _total_bytes(prepared)
+
+    def poll() -> None:
+        if on_progress is not None:
+            on_progress(sum(result["bytes_read"] for result in read_results(prepared).values()), total)
+
+    failed = executor.run_tasks(poll)
+    if failed:
+        rank, reason = min(failed.items())
+        words = _last_words(executor.log_path(rank), reason)
+        raise WorkError(
+            f"{len(failed)} of {prepared.num_tasks} tasks did not finish (task {rank}: {words}); the finished shards "
+            "are whole, run the same command again to do the rest"
+        )
+    return summarize(prepared)
+
+
+def summarize(prepared: Preparation) -> Outcome:
+    """Return what the tasks have done so far, in this run and before."""
+    results = [result for result in read_results(prepared).values() if result["done"]]
+    complete = len(list((prepared.logs / "completions").glob("*")))
+    return Outcome(
+        num_tasks=prepared.num_tasks,
+        num_complete=complete,
+        documents=sum(result["documents"] for result in results),
+        tokens=sum(result["tokens"] for result in results),
+        failures=sum(result["failures"] for result in results),
+        encoders=tuple(sorted({result["encoder"] for result in results})),
+        mismatches=tuple(result["mismatch"] for result in results if result["mismatch"]),
+    )
+
+
+def read_results(prepared: Preparation) -> dict[int, dict[str, Any]]:
+    """Return how far each task is, by rank."""
+    return {
+        int(path.stem): json.loads(path.read_text())
+        for path in prepared.results.glob("[0-9]*.json")
+        if int(path.stem) < prepared.num_tasks
+    }
+
+
+def forget_lost_shards(prepared: Preparation) -> None:
+    """Take back the completion mark of tasks whose shard is gone or damaged, so that they are done again."""
+    for rank, result in read_results(prepared).items():
+        mark = prepared.logs / "completions" / f"{rank:05d}"
+        if not mark.is_file() or not result["documents"]:
+            continue
+        try:
+            whole = read_shard(prepared.job.output / shard_name(rank)).num_tokens == result["tokens"]
+        except (InputError, OSError):
+            whole = False
+        if not whole:
+            mark.unlink()
+
+
+def list_failures(prepared: Preparation) -> list[dict[str, Any]]:
+    """Return what finished tasks could not read: file, row (None: unknown) and error, at most 1000 a file."""
+    lines = []
+    for path in sorted((prepared.logs / "failures").glob("*.jsonl")):
+        lines += path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def forget_failed(prepared: Preparation) -> None:
+    """Take back the completion mark of tasks that left something out, so that they are done again."""
+    for rank, result in read_results(prepared).items():
+        if result["failures"]:
+            (prepared.logs / "completions" / f"{rank:05d}").unlink(missing_ok=True)
+
+
+def _make_reader(prepared: Preparation) -> Any:
+    job = prepared.job
+    if prepared.num_files:
+        from nanotron_zagreus.data.corpus_reader import CorpusReader
+
+        logs = prepared.logs.resolve()
+        return CorpusReader(logs / "plan.json", job.text_column, logs / "failures")
+    from datatrove.pipeline.readers import HuggingFaceDatasetReader
+
+    dataset = HubDataset.parse(job.inputs[0])
+    assert dataset is not None  # without files the plan holds one
+    options = {"split": dataset.split} | ({"name": dataset.config} if dataset.config else {})
+    return HuggingFaceDatasetReader(dataset.name, options, streaming=True, text_key=job.text_column)
+
+
+def _total_bytes(prepared: Preparation) -> int:
+    tasks = json.loads((prepared.logs / "plan.json").read_text())["tasks"]
+    return sum(entry[1] for task in tasks for entry in task)
+
+
+def _last_words(log: Path, reason: str) -> str:
+    """Return the last error in a task's log, or ``reason`` and where to read on."""
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    errors = [line for line in lines if line and not line.startswith((" ", "\t")) and "Error" in line.split(":")[0]]
+    return f"{errors[-1] if errors and reason == 'failed' else reason}, see {log}"

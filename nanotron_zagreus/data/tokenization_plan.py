@@ -1,0 +1,181 @@
+"""Plan the tokenization of one source, and refuse to continue another one in its folder.
+
+The plan (which task reads which files) is written once and never changes, so that a rerun of the same command
+does exactly what is missing. `tokenization` runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nanotron_zagreus.data.corpus import CorpusFile, HubDataset, check_text_column, divide_files, find_files
+from nanotron_zagreus.data.encoders import EncoderName
+from nanotron_zagreus.data.tokenizer_identity import RECORD_NAME, read_record
+from nanotron_zagreus.data.tokenizer_loading import TokenizerChoice, choose_tokenizer, load_tokenizer
+from nanotron_zagreus.errors import InputError
+
+_PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizationJob:
+    """One source to make."""
+
+    inputs: tuple[str, ...]
+    """Files, folders, patterns, URLs; or one dataset on the hub, `owner/name[:config[:split]]`."""
+    output: Path
+    """Folder of the shards."""
+    tokenizer: str
+    text_column: str = "text"
+    num_tasks: int | None = None
+    """Shards to make at most; None: those of an earlier run, else one per core, but not more than files."""
+    bos: bool = True
+    """Write BOS before each document, as the published models' shards have it."""
+    eos: bool = False
+    """Write EOS after each document; the published models' shards have none."""
+    bos_token: str | None = None
+    eos_token: str | None = None
+    encoder: EncoderName = "auto"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A job that was checked and planned."""
+
+    job: TokenizationJob
+    choice: TokenizerChoice
+    token_size: int
+    num_tasks: int
+    num_files: int
+    """0 for a hub dataset, which is not divided by files."""
+
+    @property
+    def logs(self) -> Path:
+        """datatrove's logging folder."""
+        return self.job.output / "logs"
+
+    @property
+    def results(self) -> Path:
+        """Folder of one JSON file per task: how far it is, or what it did."""
+        return self.logs / "results"
+
+
+def prepare(job: TokenizationJob) -> Preparation:
+    """Return the checked plan of ``job``; continue the one in its output folder if there is one.
+
+    Raises:
+        InputError: tokenizer, inputs or column are not usable, or the folder was begun with other ones.
+    """
+    choice = choose_tokenizer(job.tokenizer, bos=job.bos, eos=job.eos, bos_token=job.bos_token, eos_token=job.eos_token)
+    vocab_size = load_tokenizer(choice).get_vocab_size()
+    plan = _make_plan(job)
+    plan_path = job.output / "logs" / "plan.json"
+    record = _make_record(job, choice, vocab_size)
+    known = read_record(job.output)
+    if known is None:
+        if any(job.output.glob("*.ds")):
+            raise InputError(
+                f"--output: {job.output} holds shards that `zagreus tokenize` did not make; give an empty folder"
+            )
+        _write_json(plan_path, plan)
+        _write_json(job.output / RECORD_NAME, record)
+    else:
+        _check_same(job, known, record, json.loads(plan_path.read_text()) if plan_path.is_file() else {}, plan)
+    return Preparation(
+        job=job,
+        choice=choice,
+        token_size=4 if vocab_size > 2**16 else 2,
+        num_tasks=len(plan["tasks"]),
+        num_files=sum(len(task) for task in plan["tasks"]),
+    )
+
+
+def available_cores() -> int:
+    """Return the cores this process may use, where the system says so, else those there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _make_plan(job: TokenizationJob) -> dict[str, Any]:
+    """Return which files each task reads, as JSON data."""
+    hub = [name for name in job.inputs if HubDataset.parse(name) is not None]
+    if not job.inputs or (hub and len(job.inputs) > 1):
+        raise InputError(
+            f"--input: got {', '.join(job.inputs) or 'nothing'}; expected files, folders and URLs, or one dataset id "
+            "on the hub alone (several: give each its own output, a mixture takes several folders)"
+        )
+    if job.num_tasks is not None and job.num_tasks < 1:
+        raise InputError(f"--tasks: got {job.num_tasks}, expected at least 1")
+    if hub:
+        return {"format": _PLAN_FORMAT, "inputs": list(job.inputs), "tasks": [[] for _ in range(_num_tasks(job, None))]}
+    files = find_files(job.inputs)
+    check_text_column(files[0], job.text_column)
+    tasks = divide_files(files, _num_tasks(job, files))
+    return {"format": _PLAN_FORMAT, "tasks": [[list(asdict(file).values()) for file in task] for task in tasks]}
+
+
+def _num_tasks(job: TokenizationJob, files: Sequence[CorpusFile] | None) -> int:
+    plan_path = job.output / "logs" / "plan.json"
+    wanted = job.num_tasks
+    if wanted is None and plan_path.is_file():
+        wanted = len(json.loads(plan_path.read_text())["tasks"])
+    if wanted is None:
+        wanted = available_cores()
+    return wanted if files is None else min(wanted, len(files))
+
+
+def _make_record(job: TokenizationJob, choice: TokenizerChoice, vocab_size: int) -> dict[str, Any]:
+    return {
+        "tokenizer": choice.name,
+        "tokenizer_sha256": choice.sha256,
+        "vocab_size": vocab_size,
+        "bos_token": choice.bos_token,
+        "eos_token": choice.eos_token,
+        "text_column": job.text_column,
+    }
+
+
+def _check_same(
+    job: TokenizationJob, known: dict[str, Any], record: dict[str, Any], old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    """Refuse to mix shards of different settings or of overlapping inputs in one folder."""
+    changes = [
+        f"{key} was {known.get(key)!r}, is {value!r}" for key, value in record.items() if known.get(key) != value
+    ]
+    if len(old.get("tasks", [])) != len(new["tasks"]):
+        changes.append(f"there were {len(old.get('tasks', []))} tasks, now {len(new['tasks'])}")
+    if old.get("inputs") != new.get("inputs"):
+        changes.append(f"the input was {old.get('inputs')}, is {new.get('inputs')}")
+    before, now = ({entry[0]: entry[1] for task in plan.get("tasks", []) for entry in task} for plan in (old, new))
+    mended = _files_with_failures(job.output / "logs" / "failures")
+    changes += [f"{path} is gone" for path in sorted(set(before) - set(now))[:3]]
+    changes += [f"{path} is new" for path in sorted(set(now) - set(before))[:3]]
+    changes += [
+        f"{path} had {before[path]} bytes, has {now[path]}"
+        for path in sorted((set(now) & set(before)) - mended)
+        if before[path] != now[path]
+    ][:3]
+    if changes:
+        raise InputError(
+            f"--output: {job.output} was begun differently: {'; '.join(changes)}. Repeat the command that began it, or "
+            "give another folder (a mixture takes several)"
+        )
+
+
+def _files_with_failures(folder: Path) -> set[str]:
+    """Return the files that something could not be read from: they may be mended."""
+    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {json.loads(line)["file"] for line in lines}
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,114 @@
+"""Read windows of tokens out of shards by position, with few open files and no memory maps of tokens.
+
+`pread` puts a window straight into the caller's array. Each reader keeps its own least recently used
+file descriptors, so that 10,000 shards fit any limit; a reader belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard
+from nanotron_zagreus.errors import WorkError
+
+_MAX_OPEN_FILES = 128
+_INDEX_BLOCK = 512
+"""Index entries per read: 4 KiB, a page."""
+
+
+class WindowReader:
+    """Reads token windows and document ends of any number of shards. Not thread-safe: one per thread."""
+
+    def __init__(self, max_open_files: int = _MAX_OPEN_FILES) -> None:
+        self._max_open_files = max_open_files
+        self._descriptors: OrderedDict[Path, int] = OrderedDict()
+
+    def read_into(self, row: np.ndarray, shard: Shard, first_token: int) -> None:
+        """Fill ``row`` (contiguous [tokens], of the shard's dtype) from ``first_token`` of the shard.
+
+        Raises:
+            WorkError: the file ends early: it was truncated after it was checked.
+        """
+        num_read = os.preadv(self._open(shard.path), [row.data], first_token * shard.token_size)
+        if num_read != row.nbytes:
+            raise WorkError(
+                f"{shard.path}: got {num_read} of {row.nbytes} bytes at token {first_token}; the file was shortened "
+                "while in use, restore it and resume from the last checkpoint"
+            )
+
+    def document_starts(self, shard: Shard, first_token: int, num_tokens: int) -> np.ndarray:
+        """Return where documents start inside a window, int64, relative to it, in (0, num_tokens), increasing.
+
+        The index is searched on disk, since the indices of a trillion tokens do not fit in memory.
+        """
+        if not shard.num_documents:
+            return np.empty(0, dtype=np.int64)
+        first, ends = self._block_around(shard, first_token)
+        pieces = []
+        while True:
+            begin = int(np.searchsorted(ends, np.uint64(first_token), side="right"))
+            end = int(np.searchsorted(ends, np.uint64(first_token + num_tokens), side="left"))
+            pieces.append(ends[begin:end])
+            first += ends.size
+            if end < ends.size or first >= shard.num_documents:
+                break
+            ends = self._index_block(shard, first)
+        starts = (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).astype(np.int64) - first_token
+        # A document without tokens ends where the one before it ended.
+        return np.unique(starts) if starts.size > 1 and (starts[1:] == starts[:-1]).any() else starts
+
+    def _block_around(self, shard: Shard, token: int) -> tuple[int, np.ndarray]:
+        """Return the first entry's number and the document ends of a block that holds the first end after ``token``.
+
+        The first guess takes documents to be equally long, which is close enough to need one read as a rule;
+        after it the range is halved.
+        """
+        low, high = 0, shard.num_documents
+        guess = token * shard.num_documents // max(1, shard.num_tokens)
+        while True:
+            first = max(low, min(guess, high - 1) - _INDEX_BLOCK // 2)
+            ends = self._index_block(shard, first)
+            if int(ends[0]) > token and first > low:
+                high = first
+            elif int(ends[-1]) <= token and first + ends.size < shard.num_documents:
+                low = first + ends.size
+            else:
+                return first, ends
+            guess = (low + high) // 2
+
+    def _index_block(self, shard: Shard, first: int) -> np.ndarray:
+        """Return document ends from entry ``first`` on, u64, at least one."""
+        descriptor = self._open(shard.index_path)
+        block = os.pread(descriptor, _INDEX_BLOCK * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
+        if len(block) < INDEX_ENTRY_BYTES:
+            raise WorkError(
+                f"{shard.index_path}: ends before entry {first} of {shard.num_documents}; the file was shortened while "
+                "in use, restore it and resume from the last checkpoint"
+            )
+        return np.frombuffer(block[: len(block) // INDEX_ENTRY_BYTES * INDEX_ENTRY_BYTES], dtype="<u8")
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _open(self, path: Path) -> int:
+        descriptor = self._descriptors.get(path)
+        if descriptor is None:
+            if len(self._descriptors) >= self._max_open_files:
+                os.close(self._descriptors.popitem(last=False)[1])
+            try:
+                descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except FileNotFoundError as error:
+                raise WorkError(f"{path}: the file vanished while in use; restore it and resume") from error
+            self._descriptors[path] = descriptor
+        else:
+            self._descriptors.move_to_end(path)
+        return descriptor
