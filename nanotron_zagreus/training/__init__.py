@@ -1,0 +1,1 @@
+"""Training: the trainer over Nanotron's, saving and loading, stopping, guards, metrics."""

@@ -1,0 +1,36 @@
+"""Build the training model on this rank: its pipeline blocks, tied parameters, and the replicas around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nanotron.models.base import build_model, check_model_has_grad
+from nanotron.parallel.parameters import sanity_check
+from nanotron.trainer import mark_tied_parameters
+from torch.nn.parallel import DistributedDataParallel
+
+
+def build_training_model(model_builder: Callable[[], Any], config: Any, parallel_context: Any) -> Any:
+    """Return the model with uninitialised parameters, wrapped for data parallelism where that is needed.
+
+    Under ZeRO-1 with gradients accumulated in fp32 there is no wrapper: the trainer reduces the accumulated
+    gradients itself. Upstream main wraps there too (trainer.py:1093 misses a parenthesis) and then raises
+    NotImplementedError in the backward pass (gradient_accumulator.py:355).
+
+    Args:
+        model_builder: builds the model; called with the engine's default device and dtype set.
+        config: the engine's configuration.
+        parallel_context: the engine's process groups.
+    """
+    model = build_model(parallel_context=parallel_context, dtype=config.model.dtype, model_builder=model_builder)
+    mark_tied_parameters(model=model, parallel_context=parallel_context, parallel_config=config.parallelism)
+    reduces_itself = config.optimizer.accumulate_grad_in_fp32 and config.optimizer.zero_stage > 0
+    if parallel_context.dp_pg.size() > 1 and not reduces_itself:
+        check_model_has_grad(model=model, parallel_context=parallel_context)
+        # The model has no buffers that DDP would have to broadcast.
+        model = DistributedDataParallel(
+            model, process_group=parallel_context.dp_pg, bucket_cap_mb=config.model.ddp_bucket_cap_mb
+        )
+    sanity_check(root_module=model)
+    return model

@@ -1,0 +1,76 @@
+"""What the ranks decide together at every step: go on, save, or save and leave.
+
+Requests come as files in the checkpoints folder (STOP, SAVE) or as signals to any rank; one small
+all-reduce per step, on a CPU group, turns whatever reached one rank into the same decision on all.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from nanotron_zagreus.checkpoints.layout import SAVE_FILE, STOP_FILE
+from nanotron_zagreus.training.signals import SignalRequests
+
+
+class Request(enum.IntEnum):
+    """What is asked of all ranks; the strongest wins."""
+
+    NONE = 0
+    SAVE = 1
+    STOP = 2
+
+
+class StepControl:
+    """Agrees on one request per step."""
+
+    def __init__(self, root: Path, signals: SignalRequests, *, looks_at_files: bool) -> None:
+        """Prepare; every rank calls it.
+
+        Args:
+            root: the checkpoints folder.
+            signals: this rank's signal requests.
+            looks_at_files: whether this rank checks the folder (one per file system does).
+        """
+        self._root = root
+        self._signals = signals
+        self._looks_at_files = looks_at_files
+        self.group = distributed.new_group(backend="gloo")
+        self.reason = ""
+
+    def agree(self, *, is_writing: bool = False) -> tuple[Request, bool]:
+        """Return what all ranks do after this step, and whether any of them is still writing a checkpoint.
+
+        Sets ``reason`` where the request came in.
+        """
+        request = Request.NONE
+        if self._looks_at_files:
+            request = self._requested_by_file()
+        if self._signals.received is not None:
+            request, self.reason = Request.STOP, f"{self._signals.received} on rank {distributed.get_rank()}"
+        decision = torch.tensor([int(request), int(is_writing)])
+        distributed.all_reduce(decision, op=distributed.ReduceOp.MAX, group=self.group)
+        return Request(int(decision[0])), bool(decision[1])
+
+    def shared_reason(self) -> str:
+        """Return the first rank's reason, on every rank."""
+        reasons: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(reasons, self.reason, group=self.group)
+        return next((reason for reason in reasons if reason), "")
+
+    def clear_files(self, *names: str) -> None:
+        """Remove request files, once they are carried out or found stale."""
+        if self._looks_at_files:
+            for name in names or (STOP_FILE, SAVE_FILE):
+                (self._root / name).unlink(missing_ok=True)
+
+    def _requested_by_file(self) -> Request:
+        for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):
+            if (self._root / name).exists():
+                self.reason = f"file {self._root / name}"
+                return request
+        return Request.NONE

@@ -1,0 +1,125 @@
+"""What a run watches in itself: gradients that are no numbers, losses that jump, replicas that drift apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import distributed
+
+from nanotron_zagreus.errors import WorkError
+
+
+class NonFiniteGuard:
+    """Skips the update of a step whose global gradient norm is not finite; counts such steps in a row.
+
+    The norm has been reduced over every rank, so all ranks see the same value and decide alike. With a fused
+    optimizer the decision stays on the device: the kernel leaves parameters, moments and step counters alone
+    (torch's `found_inf`, made for gradient scaling), and no step waits for the host.
+    """
+
+    def __init__(self, max_in_a_row: int, device: torch.device) -> None:
+        self._max_in_a_row = max_in_a_row
+        self._in_a_row = torch.zeros((), device=device)
+        self._total = torch.zeros((), device=device)
+
+    def step(self, optimizer: Any, grad_norm: torch.Tensor) -> None:
+        """Run ``optimizer.step()``, or nothing of it when ``grad_norm`` is not finite."""
+        bad = (~torch.isfinite(grad_norm)).to(torch.float32)
+        self._in_a_row = (self._in_a_row + 1) * bad
+        self._total += bad
+        base = optimizer.get_base_optimizer()
+        if all(group.get("fused") for group in base.param_groups):
+            base.found_inf = bad
+            optimizer.step()
+        elif not bool(bad):
+            optimizer.step()
+
+    def in_a_row(self) -> int:
+        """Return how many steps up to the last were skipped without a good one between; waits for the device."""
+        return int(self._in_a_row)
+
+    def check(self, step: int) -> None:
+        """End the run when too many steps in a row were skipped; the same on every rank.
+
+        Raises:
+            WorkError: more than `max_skipped_steps` in a row.
+        """
+        skipped = self.in_a_row()
+        if skipped > self._max_in_a_row:
+            raise WorkError(
+                f"step {step}: the gradient norm was not finite in the last {skipped} steps "
+                f"(zagreus.guards.max_skipped_steps is {self._max_in_a_row}); their samples are in metrics.jsonl, "
+                "look at them with `zagreus replay`, and resume from an earlier checkpoint with a lower learning rate"
+            )
+
+
+class SpikeNotice:
+    """Compares each loss with the running mean of those before it."""
+
+    _DECAY = 0.98
+    """Weight of the past: a mean over about the last 50 losses."""
+    _WARMUP = 20
+    """Losses before the first comparison: at the start the loss falls too fast for a mean to mean anything."""
+
+    def __init__(self, factor: float | None) -> None:
+        self._factor = factor
+        self._mean = 0.0
+        self._count = 0
+
+    def see(self, loss: float) -> float | None:
+        """Take the next loss; return the mean it exceeds by the factor, or None."""
+        if self._factor is None or loss != loss:
+            return None
+        spiked = self._count >= self._WARMUP and loss > self._factor * self._mean
+        mean = self._mean
+        if not spiked:
+            self._mean = loss if self._count == 0 else self._DECAY * self._mean + (1 - self._DECAY) * loss
+            self._count += 1
+        return mean if spiked else None
+
+
+def checksum(parameters: Iterable[torch.Tensor]) -> int:
+    """Return a number that differs when any bit of the parameters differs (up to chance).
+
+    The bits are summed as integers, each weighted by its place, modulo 2^64.
+    """
+    total = 0
+    for index, parameter in enumerate(parameters):
+        bits = parameter.detach().flatten().view(torch.int16 if parameter.element_size() == 2 else torch.int32)
+        places = torch.arange(1, bits.numel() + 1, device=bits.device) * (2 * index + 1)
+        total = (total + int((bits.to(torch.int64) * places).sum())) & (2**64 - 1)
+    return total
+
+
+def check_replicas(parameters: Iterable[torch.Tensor], dp_group: Any, step: int, world: Any) -> None:
+    """Compare the weights of the data-parallel replicas; every rank calls it, and every rank raises or none.
+
+    Args:
+        parameters: this rank's.
+        dp_group: the ranks that hold the same part of the model.
+        step: for the message.
+        world: a group of all ranks.
+
+    Raises:
+        WorkError: a replica's weights differ from those of most others; it is named.
+    """
+    mine = checksum(parameters)
+    sums: list[Any] = [None] * dp_group.size()
+    distributed.all_gather_object(sums, mine, group=dp_group)
+    usual = max(set(sums), key=sums.count)
+    odd = [distributed.get_global_rank(dp_group, i) for i, value in enumerate(sums) if value != usual]
+    found: list[Any] = [None] * distributed.get_world_size(world)
+    distributed.all_gather_object(found, odd, group=world)
+    if different := sorted({rank for ranks in found for rank in ranks}):
+        raise WorkError(
+            f"step {step}: the weights of ranks {different} differ from the other replicas' "
+            "(hardware fault or lost synchronisation); resume from the last checkpoint without their nodes"
+        )
+
+
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Tell whether every element of every tensor is a finite number."""
+    flags = [torch.isfinite(tensor).all() for tensor in tensors]
+    return not flags or bool(torch.stack(flags).all())

@@ -1,0 +1,116 @@
+"""What a step reports: the log line upstream's users know, one JSON line per step, and the trackers.
+
+Only one rank writes: the first that holds the loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from nanotron_zagreus.checkpoints.layout import METRICS_FILE
+from nanotron_zagreus.config import Config
+
+_UNITS = ("", "K", "M", "B", "T", "P", "E")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """The figures of one finished step; field names are upstream main's."""
+
+    iteration: int
+    consumed_samples: int
+    consumed_tokens: int
+    time_per_iteration_ms: float
+    tokens_per_sec: float
+    tokens_per_sec_per_gpu: float
+    global_batch_size: int
+    """Tokens per step."""
+    grad_norm: float
+    """Global gradient norm before clipping."""
+    lm_loss: float
+    """Mean cross entropy per token in nats, over the global batch."""
+    lr: float
+    """The learning rate this step used."""
+    model_tflops_per_gpu: float
+    """By Nanotron's convention, which counts full instead of causal attention."""
+    eta_seconds: int
+
+
+def log_line(metrics: StepMetrics, train_steps: int) -> str:
+    """Return the line upstream main prints for a step."""
+    figures = dataclasses.asdict(metrics)
+    entries = [f"iteration: {metrics.iteration} / {train_steps}"]
+    for name in ("consumed_tokens", "time_per_iteration_ms", "tokens_per_sec", "tokens_per_sec_per_gpu"):
+        entries.append(f"{name}: {human_format(figures[name])}")
+    for name in ("global_batch_size", "grad_norm", "lm_loss", "lr", "model_tflops_per_gpu"):
+        entries.append(f"{name}: {human_format(figures[name])}")
+    entries.append(f"eta: {timedelta(seconds=metrics.eta_seconds)}")
+    return " | ".join(entries)
+
+
+def human_format(number: float) -> str:
+    """Return a number with three significant digits and a unit of thousands: 480B, 8.79K, 0.00123."""
+    if not abs(number) >= 1:
+        return f"{number:.3g}"
+    number, unit = float(f"{number:.3g}"), 0
+    while abs(number) >= 1000 and unit < len(_UNITS) - 1:
+        number, unit = number / 1000, unit + 1
+    return f"{number:f}".rstrip("0").rstrip(".") + _UNITS[unit]
+
+
+class MetricsWriter:
+    """Appends each step's figures to metrics.jsonl and hands them to the trackers that are switched on."""
+
+    def __init__(self, config: Config) -> None:
+        root = config.checkpoints.checkpoints_path
+        root.mkdir(parents=True, exist_ok=True)
+        self._file = (root / METRICS_FILE).open("a", encoding="utf-8")
+        self._tensorboard = _open_tensorboard(root) if config.zagreus.tracking.tensorboard else None
+        self._wandb = _open_wandb(config) if config.zagreus.tracking.wandb else None
+
+    def write(self, metrics: StepMetrics) -> None:
+        """Record one step; a resumed run appends, the last line of a step counts."""
+        figures = dataclasses.asdict(metrics)
+        self.write_event(figures)
+        numbers = {name: value for name, value in figures.items() if name != "iteration"}
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, metrics.iteration)
+        if self._wandb is not None:
+            self._wandb.log({**numbers, "iteration_step": metrics.iteration})
+
+    def write_event(self, event: dict[str, Any]) -> None:
+        """Append one line of JSON, on disk when this returns as far as the process is concerned."""
+        self._file.write(json.dumps(event) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _open_tensorboard(root: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(log_dir=str(root / "tensorboard"))
+
+
+def _open_wandb(config: Config) -> Any:
+    import wandb
+
+    from nanotron_zagreus.config.parsing import to_plain
+
+    return wandb.init(
+        project=config.general.project,
+        name=f"{config.general.project}_{config.general.run}",
+        config={"nanotron_config": to_plain(config)},
+    )

@@ -1,0 +1,57 @@
+"""Show the samples of a step: where they come from, and their text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nanotron_zagreus.config import load_config
+from nanotron_zagreus.data.mixture import open_mixture
+from nanotron_zagreus.errors import InputError
+
+
+def replay_step(config_file: Path, step: int, *, tokenizer: str | None, max_tokens: int, as_json: bool) -> None:
+    """Print the samples of ``step`` in the order of the global batch.
+
+    Args:
+        config_file: the run's YAML, or a checkpoint's config.yaml.
+        step: counted from 1.
+        tokenizer: hub id, folder or tokenizer.json; None: the configuration's.
+        max_tokens: tokens decoded of each sample.
+        as_json: print one JSON object per sample instead, with all its tokens.
+    """
+    config = load_config(config_file)
+    mixture = open_mixture(config)
+    ids = mixture.samples_of_step(step)
+    tokens = mixture.read(ids)
+    decode = None if as_json and tokenizer is None else _decoder(tokenizer or config.tokenizer.tokenizer_name_or_path)
+    for position, (sample, row) in enumerate(zip(ids, tokens, strict=True)):
+        source = mixture.sources[sample.source]
+        place = {
+            "sample": position,
+            "stage": config.data_stages[sample.stage].name,
+            "shard": str(source.shards[sample.shard].path),
+            "window": sample.window,
+            "epoch": sample.epoch,
+        }
+        if as_json:
+            print(json.dumps({**place, "tokens": row.tolist()} | ({"text": decode(row.tolist())} if decode else {})))
+        elif decode is not None:
+            text = decode(row[:max_tokens].tolist())
+            print(f"[{position}] {place['stage']} | {place['shard']} window {sample.window} epoch {sample.epoch}")
+            print(f"  {text!r}")
+
+
+def _decoder(name: str):  # type: ignore[no-untyped-def]
+    """Return a function from token ids to text."""
+    from tokenizers import Tokenizer
+
+    path = Path(name)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        loaded = Tokenizer.from_file(str(file)) if file.is_file() else Tokenizer.from_pretrained(name)
+    except Exception as error:
+        raise InputError(
+            f"tokenizer: {name!r} could not be loaded ({error}); give --tokenizer a folder or file"
+        ) from error
+    return lambda tokens: loaded.decode(tokens, skip_special_tokens=False)

@@ -1,0 +1,278 @@
+"""The trainer: Nanotron's DistributedTrainer with our model, data, schedule, saving and stopping.
+
+Nanotron builds the process groups, the model on its parallel blocks, the optimizer, and runs the pipeline
+schedule. This subclass decides where parameters come from, what a step does, and what happens between steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from nanotron import distributed as dist
+from nanotron import logging
+from nanotron.logging import log_rank
+from nanotron.parallel.data_parallel.utils import sync_gradients_across_dp
+from nanotron.parallel.tied_parameters import sync_tied_weights_gradients
+from nanotron.trainer import DistributedTrainer
+from torch.nn.parallel import DistributedDataParallel
+
+from nanotron_zagreus.arithmetic import count_flops_per_token, learning_rate_at
+from nanotron_zagreus.checkpoints.layout import resolve_checkpoint
+from nanotron_zagreus.config import Config
+from nanotron_zagreus.config.model import ExistingCheckpointSection
+from nanotron_zagreus.engine.bringup import current
+from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
+from nanotron_zagreus.engine.translation import engine_config_file
+from nanotron_zagreus.model.config import ModelOptions, ZagreusConfig
+from nanotron_zagreus.model.zagreus import ZagreusForTraining
+from nanotron_zagreus.training.attention import agree_on_attention
+from nanotron_zagreus.training.building import build_training_model
+from nanotron_zagreus.training.gradient_reduction import buckets_in_bf16, reduce_all_in_bf16
+from nanotron_zagreus.training.gradients import accumulate_together, clip_gradients
+from nanotron_zagreus.training.guards import NonFiniteGuard
+from nanotron_zagreus.training.loading import load_optimizer, load_weights
+from nanotron_zagreus.training.metrics import StepMetrics
+from nanotron_zagreus.training.optimizer_groups import exclude_from_weight_decay, merge_equal_groups
+from nanotron_zagreus.training.resume_point import ResumePoint
+from nanotron_zagreus.training.snapshot import TrainingState
+from nanotron_zagreus.training.token_mean import with_token_mean
+
+logger = logging.get_logger(__name__)
+
+Batches = Iterator[dict[str, torch.Tensor]]
+
+
+class ZagreusTrainer(DistributedTrainer):
+    """Trains one configuration from a fresh start, from another checkpoint's weights, or from a resume point."""
+
+    def __init__(self, run: Config, resume: ResumePoint | None = None) -> None:
+        """Build everything up to the first step; all ranks call it.
+
+        Args:
+            run: the checked configuration.
+            resume: the verified checkpoint to go on from; None: start at step 1.
+        """
+        self.run = run
+        self.resume = resume
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
+        self.engine = current()
+        in_bf16 = buckets_in_bf16(lambda: self.parallel_context.dp_pg, wanted=self._reduces_in_bf16)
+        with cuda_as_cpu(), in_bf16, engine_config_file(self.engine.translate(run)) as path:
+            options = self.engine.config_options(ZagreusConfig)
+            super().__init__(str(path), model_class=ZagreusForTraining, **options)
+        self.say(f"engine: {self.engine.name} in {self.engine.root}")
+        merge_equal_groups(self.optimizer)
+        if self.grad_accumulator is not None:
+            accumulate_together(self.grad_accumulator)
+        self.excluded_from_decay = exclude_from_weight_decay(
+            self.optimizer, run.optimizer.weight_decay_exclude_named_params
+        )
+        if resume is not None:
+            dp_rank = dist.get_rank(self.parallel_context.dp_pg)
+            load_optimizer(self.unwrapped_model, self.optimizer, self.grad_accumulator, resume.folder, dp_rank)
+        # Engines count under other names, and from 0: their own resuming is not used.
+        self.start_iteration_step = self.iteration_step = resume.step if resume else 0
+        self.consumed_train_samples = resume.consumed_samples if resume else 0
+        self.guard = NonFiniteGuard(run.zagreus.guards.max_skipped_steps, self.device)
+        self.pipeline_engine = self.config.parallelism.pp_engine
+        self.pipeline_engine.nb_microbatches = self.n_micro_batches_per_batch
+        self._name_modules()
+        self._flops_per_token = count_flops_per_token(run.model.model_config, self.sequence_length).nanotron
+
+    def init_model(self) -> Any:
+        """Build the model and fill its parameters; upstream's also prints both configurations over 80 lines."""
+        self.model_config.vocab_size = self.run.padded_vocab_size
+        return self._load_model_checkpoint(self._init_model_instance())
+
+    def _init_model_instance(self) -> Any:
+        """Build the model with our options; the engine's own look-up cannot pass them."""
+        attention = agree_on_attention(self.run, self.device)
+        self.say(f"attention: {attention.name} ({attention.reason})")
+        options = ModelOptions(
+            vocab_size=self.run.model.model_config.vocab_size,
+            recompute_layer=self.run.parallelism.recompute_layer,
+            attention=attention.name,
+            cross_entropy=self.run.zagreus.cross_entropy,
+            compile_blocks=self.run.zagreus.compile_blocks,
+        )
+        return build_training_model(
+            lambda: ZagreusForTraining(
+                config=self.model_config,
+                parallel_context=self.parallel_context,
+                parallel_config=self.config.parallelism,
+                random_states=self.random_states,
+                options=options,
+            ),
+            self.config,
+            self.parallel_context,
+        )
+
+    def _load_model_checkpoint(self, model: Any) -> Any:
+        """Fill the parameters before the optimizer copies them into its master weights."""
+        # The parent's constructor would load optimizer pickles from here; ours are read afterwards.
+        self.init_checkpoint_path = None
+        unwrapped = model.module if isinstance(model, DistributedDataParallel) else model
+        init = self.run.model.init_method
+        if self.resume is not None:
+            self.say(f"Resuming from {self.resume.folder} (step {self.resume.step})")
+            load_weights(unwrapped, self.resume.folder)
+        elif isinstance(init, ExistingCheckpointSection):
+            folder = resolve_checkpoint(init.path)
+            self.say(f"Starting from the weights of {folder}, with a fresh optimizer")
+            load_weights(unwrapped, folder)
+        else:
+            unwrapped.init_model_randomly(config=self.config)
+        return model
+
+    def pre_training(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: upstream starts wandb here whenever it is installed; our trackers are opt-in."""
+
+    def training_step(self, dataloader: Batches) -> tuple[Any, torch.Tensor | None]:
+        """Run one optimizer step and return (outputs, mean loss over the global batch's labels or None).
+
+        The loss is on the ranks of the last pipeline stage only; `self.grad_norm_unclipped` is on all.
+        """
+        self.engine.check_before_forward(self)
+        micro_batches = [next(dataloader) for _ in range(self.n_micro_batches_per_batch)]
+        outputs = self.pipeline_engine.train_batch_iter(
+            model=self.model,
+            pg=self.parallel_context.pp_pg,
+            batch=iter(with_token_mean(micro_batches, self.parallel_context.dp_pg)),
+            nb_microbatches=self.n_micro_batches_per_batch,
+            grad_accumulator=self.grad_accumulator,
+        )
+        self._reduce_gradients()
+        self.grad_norm_unclipped = self._clip_gradients()
+        self.engine.check_before_update(self)
+        loss = self._mean_loss(outputs)
+        self.learning_rate = learning_rate_at(
+            self.run.optimizer.learning_rate_scheduler, self.iteration_step, self.run.tokens.train_steps
+        )
+        for group in self.optimizer.get_base_optimizer().param_groups:
+            group["lr"] = self.learning_rate
+        self.guard.step(self.optimizer, self.grad_norm_unclipped)
+        self.optimizer.zero_grad()
+        return outputs, loss
+
+    def batches_on_device(self, batches: Batches) -> Batches:
+        """Yield micro-batches copied to this rank's device, without waiting for the copy."""
+        for batch in batches:
+            yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def run_step(self, step: int, batches: Batches) -> tuple[torch.Tensor | None, float]:
+        """Run optimizer step ``step``, count its samples, and return (loss or None, start time)."""
+        self.iteration_step = step
+        started = time.perf_counter()
+        _, loss = self.training_step(batches)
+        self.consumed_train_samples += self.global_batch_size
+        return loss, started
+
+    def step_metrics(self, loss: torch.Tensor, started: float) -> StepMetrics:
+        """Return the figures of the step just run; waits for the device."""
+        lm_loss, grad_norm = float(loss), float(self.grad_norm_unclipped)
+        seconds = time.perf_counter() - started
+        tokens_per_step = self.global_batch_size * self.sequence_length
+        world_size = self.parallel_context.world_pg.size()
+        tokens_per_second = tokens_per_step / seconds
+        return StepMetrics(
+            iteration=self.iteration_step,
+            consumed_samples=self.consumed_train_samples,
+            consumed_tokens=self.consumed_train_samples * self.sequence_length,
+            time_per_iteration_ms=seconds * 1000,
+            tokens_per_sec=tokens_per_second,
+            tokens_per_sec_per_gpu=tokens_per_second / world_size,
+            global_batch_size=tokens_per_step,
+            grad_norm=grad_norm,
+            lm_loss=lm_loss,
+            lr=self.learning_rate,
+            model_tflops_per_gpu=tokens_per_second * self._flops_per_token / world_size / 1e12,
+            eta_seconds=int((self.run.tokens.train_steps - self.iteration_step) * seconds),
+        )
+
+    @property
+    def _reduces_in_bf16(self) -> bool:
+        return self.run.zagreus.gradient_reduction == "bfloat16"
+
+    @property
+    def has_last_stage(self) -> bool:
+        """Whether this rank is in the pipeline stage that computes the loss."""
+        return dist.get_rank(self.parallel_context.pp_pg) == self.unwrapped_model.output_pp_rank
+
+    @property
+    def holds_loss(self) -> bool:
+        """Whether this is the one rank that reports: the first of the last pipeline stage."""
+        return dist.get_rank(self.parallel_context.world_pg) == self.logger_ranks[0]
+
+    def training_state(self, data_state: dict[str, Any]) -> TrainingState:
+        """Return what a checkpoint of the step just finished holds."""
+        return TrainingState(
+            config=self.run,
+            step=self.iteration_step,
+            consumed_samples=self.consumed_train_samples,
+            model=self.unwrapped_model,
+            model_config=self.model_config,
+            optimizer=self.optimizer,
+            grad_accumulator=self.grad_accumulator,
+            data_state=data_state,
+        )
+
+    def save_checkpoint(self) -> Path:
+        """Refuse: saving needs the data's state, see `run` and `saving`."""
+        raise NotImplementedError("checkpoints are written by training.saving.CheckpointSaver")
+
+    def say(self, text: str, *, level: int = logging.INFO) -> None:
+        """Log one line from rank 0."""
+        log_rank(text, logger=logger, level=level, rank=0)
+
+    def log_metrics(self, line: str) -> None:
+        """Log a step's line from the rank that holds the loss."""
+        logger.info(line)
+
+    def _name_modules(self) -> None:
+        """Fill the map from modules to names that the engine's gradient code looks parameters up in."""
+        model = self.unwrapped_model
+        model.module_id_to_prefix = {id(m): f"{name}." if name else "" for name, m in model.named_modules()}
+
+    def _reduce_gradients(self) -> None:
+        """Bring gradients to the same value on all replicas and all copies of tied weights."""
+        if isinstance(self.model, DistributedDataParallel):
+            if self.grad_accumulator is not None:
+                self.grad_accumulator.fp32_grads_allreduce_handle.wait()
+        elif self._reduces_in_bf16:
+            reduce_all_in_bf16(self.grad_accumulator, self.parallel_context.dp_pg)
+        else:
+            sync_gradients_across_dp(
+                module=self.model,
+                dp_pg=self.parallel_context.dp_pg,
+                reduce_op=dist.ReduceOp.AVG,
+                reduce_scatter=False,
+                grad_accumulator=self.grad_accumulator,
+            )
+        sync_tied_weights_gradients(
+            module=self.unwrapped_model,
+            parallel_context=self.parallel_context,
+            grad_accumulator=self.grad_accumulator,
+        )
+
+    def _clip_gradients(self) -> torch.Tensor:
+        """Scale the gradients to `clip_grad` and return their global norm before."""
+        named = [
+            (name, param)
+            for name, param in self.unwrapped_model.get_named_params_with_correct_tied()
+            if param.requires_grad
+        ]
+        return clip_gradients(named, self.grad_accumulator, self.parallel_context.mp_pg, self.run.optimizer.clip_grad)
+
+    def _mean_loss(self, outputs: Any) -> torch.Tensor | None:
+        """Return the mean loss over micro-batches (each already divided by their number) and replicas."""
+        if not isinstance(outputs[0]["loss"], torch.Tensor):
+            return None
+        loss = torch.stack([output["loss"] for output in outputs]).sum()
+        dist.all_reduce(loss, group=self.parallel_context.dp_pg, op=dist.ReduceOp.AVG)
+        return loss
