@@ -1,0 +1,173 @@
+"""Write a folder's README.md: metadata that the hub reads, and a page that people read.
+
+Facts come from the conversion record; what no checkpoint knows (languages, licence, data sets) comes from
+a short YAML file of the user's; scores come from lm-eval's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanotron_zagreus.config.parsing import build
+from nanotron_zagreus.config.yaml_text import parse_yaml
+from nanotron_zagreus.conversion.architecture import Architecture, read_json
+from nanotron_zagreus.conversion.card_template import CARD_TEMPLATE
+from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
+from nanotron_zagreus.conversion.eval_scores import Score
+from nanotron_zagreus.conversion.record import RECORD_FILE
+from nanotron_zagreus.errors import InputError, MissingInputError
+
+CARD_FILE = "README.md"
+
+_PROMPTS = {
+    "pt": "A inteligência artificial é uma disciplina que",
+    "it": "L'intelligenza artificiale è una disciplina che",
+    "es": "La inteligencia artificial es una disciplina que",
+    "fr": "L'intelligence artificielle est une discipline qui",
+}
+_ROW_NAMES = {
+    "run": "Run",
+    "tokens_trained": "Tokens trained on",
+    "tokens_per_step": "Tokens per step",
+    "sequence_length_tokens": "Sequence length",
+    "train_steps_planned": "Steps planned",
+    "optimizer": "Optimizer",
+    "adam_betas": "Adam betas",
+    "learning_rate": "Peak learning rate",
+    "min_decay_lr": "Final learning rate",
+    "lr_warmup_steps": "Warmup steps",
+    "lr_decay_starting_step": "Decay starts at step",
+    "lr_decay_steps": "Decay steps",
+    "lr_decay_style": "Decay",
+    "weight_decay": "Weight decay",
+    "clip_grad": "Gradient clipping",
+    "dtype": "Precision",
+    "parallelism": "Parallelism",
+    "seed": "Seed",
+    "tokenizer": "Tokenizer",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardDetails:
+    """What only the people who trained the model know; every field may be left out."""
+
+    model_name: str | None = None
+    """Hub id or name; default: the run's name."""
+    language: tuple[str, ...] = ()
+    """ISO 639-1 codes, such as en and pt."""
+    license: str | None = None
+    """The hub's name of the licence of the weights, such as apache-2.0."""
+    datasets: tuple[str, ...] = ()
+    """Hub ids of the training data."""
+    tags: tuple[str, ...] = ()
+    description: str | None = None
+    citation: str | None = None
+
+
+def read_card_details(path: Path) -> CardDetails:
+    """Return the details in a YAML file.
+
+    Raises:
+        InputError: no such file, an unknown key, or a value of the wrong kind.
+    """
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file of card details")
+    try:
+        return build(CardDetails, parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)))
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def write_model_card(folder: Path, details: CardDetails | None = None, scores: Sequence[Score] = ()) -> None:
+    """Write ``folder``'s README.md from its conversion record.
+
+    Args:
+        folder: a Hugging Face folder made by this project's converter.
+        details: what only its makers know.
+        scores: lm-eval's, for the table and the hub's model index.
+
+    Raises:
+        MissingInputError: the folder has no conversion.json.
+    """
+    from huggingface_hub import ModelCard
+
+    record = read_json(folder / RECORD_FILE)
+    details = details or CardDetails()
+    training = record.get("training") or {}
+    arch = Architecture(**record["architecture"])
+    name = details.model_name or training.get("run") or Path(record["checkpoint"]).name
+    card = ModelCard.from_template(
+        _card_data(name, details, scores),
+        template_str=CARD_TEMPLATE,
+        model_name=name,
+        description=details.description,
+        citation=details.citation,
+        arch=arch,
+        num_parameters=arch.num_parameters,
+        dtype=TORCH_NAMES[record["dtype"]],
+        prompt=next((_PROMPTS[code] for code in details.language if code in _PROMPTS), "Once upon a time"),
+        rows=[(label, _show(training[key])) for key, label in _ROW_NAMES.items() if key in training],
+        stages=training.get("stages", []),
+        scores=scores,
+        step=record["step"],
+        record=record,
+        verification=record["verification"],
+        tokenizer_note=_tokenizer_note(record["tokenizer"], training.get("tokenizer"), details.license),
+    )
+    card.save(folder / CARD_FILE)
+
+
+def _card_data(name: str, details: CardDetails, scores: Sequence[Score]) -> Any:
+    """Return the metadata block; a model trained from scratch has no base_model."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=score.task,
+            dataset_name=score.task,
+            metric_type=score.metric,
+            metric_value=score.value,
+        )
+        for score in scores
+    ]
+    return ModelCardData(
+        language=list(details.language) or None,
+        license=details.license,
+        datasets=list(details.datasets) or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["nanotron", "zagreus", *details.tags],
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+
+
+def _tokenizer_note(used: str, trained: str | None, weights_license: str | None) -> str | None:
+    """Return what to say when the tokenizer comes from somebody else's repository, which is not ours to license."""
+    name = next((name for name in (used, trained) if name and _is_hub_id(name)), None)
+    if name is None:
+        return None
+    weights = f"The weights are released under `{weights_license}`. " if weights_license else ""
+    terms = ", the Llama 3.2 Community License" if "llama-3.2" in name.lower() else ""
+    return (
+        f"{weights}The tokenizer files come from `{name}` and stay under that repository's licence{terms}; "
+        "the licence of the weights does not cover them."
+    )
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

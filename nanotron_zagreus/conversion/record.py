@@ -1,0 +1,91 @@
+"""What a conversion leaves behind about itself: `conversion.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanotron_zagreus.conversion.verify import Verification
+
+RECORD_FILE = "conversion.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenFile:
+    """A weights file and what it must be."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFRecord:
+    """A GGUF file, and how closely it computes what the folder's weights compute."""
+
+    file: WrittenFile
+    type: str
+    max_logit_difference: float | None = None
+    """In fp32, read back by transformers; None: verification was switched off."""
+    kl_divergence: float | None = None
+    """Mean over positions, in nats, of the file's next-token distribution from the folder's."""
+    top1_agreement: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRecord:
+    """Where an imported checkpoint's weights come from, and how that was checked."""
+
+    source: str
+    """Path of the Hugging Face folder."""
+    tp: int
+    pp: int
+    engine: str
+    """Whose files these are: 0.4 or main."""
+    architecture: dict[str, Any]
+    """The model as written, vocabulary padded."""
+    source_vocab_size: int
+    dtype: str
+    verification: Verification | None
+    """None: verification was switched off."""
+    notices: tuple[str, ...]
+    converter_version: str
+    created: str
+    """UTC time in ISO 8601."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionRecord:
+    """Where a folder's weights come from, what was done to them, and how that was checked."""
+
+    checkpoint: str
+    """Path of the step's folder."""
+    step: int | None
+    consumed_samples: int | None
+    tp: int
+    """Tensor-parallel size of the run that wrote the checkpoint."""
+    pp: int
+    checkpoint_versions: tuple[str, ...]
+    """Nanotron's checkpoint versions found in the shards: 1.2 is nanotron 0.4, 1.5 upstream main."""
+    architecture: dict[str, Any]
+    """The model as written; `rope_interleaved` is how the checkpoint stores q and k."""
+    stored_vocab_size: int
+    """Vocabulary rows in the checkpoint, padding included."""
+    stored_dtype: str
+    masters: bool
+    """The weights are the optimizer's fp32 masters, not the ones the model computed with."""
+    dtype: str
+    """dtype written; another than stored_dtype means the weights were rounded or widened."""
+    tokenizer: str
+    weights: tuple[WrittenFile, ...]
+    training: dict[str, Any]
+    """Figures of the run from the checkpoint's config.yaml; empty without one."""
+    verification: Verification | None = None
+    """None: verification was switched off."""
+    gguf: GGUFRecord | None = None
+    notices: tuple[str, ...]
+    """Remarks about the source and what was adjusted."""
+    converter_version: str
+    created: str
+    """UTC time in ISO 8601."""

@@ -1,0 +1,173 @@
+"""Find a tokenizer's files, check them against the model, and write them so that every transformers loads them.
+
+Files are copied byte for byte where they can be. Two things are rewritten, because transformers 4
+cannot read what version 5 saves: the class `TokenizersBackend`, and BPE merges stored as lists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanotron_zagreus.conversion.architecture import Architecture, read_json
+from nanotron_zagreus.conversion.hf_config import write_json
+from nanotron_zagreus.errors import InputError, MissingInputError
+
+_MAIN = "tokenizer.json"
+_CONFIG = "tokenizer_config.json"
+_OTHERS = (
+    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.jinja",
+)  # fmt: skip
+_PORTABLE_CLASS = "PreTrainedTokenizerFast"
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer on disk, and what the model must agree with."""
+
+    name: str
+    """What the user called it: a hub id, a folder or a file."""
+    main: Path
+    """Its `tokenizer.json`."""
+    others: tuple[Path, ...]
+    config_path: Path | None
+    """Its `tokenizer_config.json`, when there is one."""
+    config: dict[str, Any]
+    vocabulary: dict[str, int]
+    """Token -> id, added tokens included."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Highest token id plus one."""
+        return max(self.vocabulary.values(), default=-1) + 1
+
+    def special_id(self, role: str) -> int | None:
+        """Return the id of the token the tokenizer's config names for ``role`` (`bos`, `eos`, `pad`), if any."""
+        token = self.config.get(f"{role}_token")
+        if isinstance(token, dict):
+            token = token.get("content")
+        return self.vocabulary.get(token) if isinstance(token, str) else None
+
+
+def find_tokenizer(name: str | Path) -> TokenizerFiles:
+    """Return the tokenizer called ``name``: a `tokenizer.json`, a folder that holds one, or a hub id.
+
+    Raises:
+        MissingInputError: nothing by that name here, in the cache, or on the hub.
+        InputError: its files cannot be read.
+    """
+    located = _locate(str(name))
+    folder, main = (located.parent, located) if located.is_file() else (located, located / _MAIN)
+    if not main.is_file():
+        raise MissingInputError(
+            f"tokenizer {str(name)!r}: {folder} holds no tokenizer.json; load it with transformers.AutoTokenizer, "
+            "save_pretrained it into a folder, and give that folder"
+        )
+    # A lone file is taken alone: what lies beside it may belong to something else.
+    siblings = () if located.is_file() and located.name != _MAIN else _OTHERS
+    config_path = folder / _CONFIG if (folder / _CONFIG).is_file() and siblings else None
+    return TokenizerFiles(
+        name=str(name),
+        main=main,
+        others=tuple(folder / other for other in siblings if (folder / other).is_file()),
+        config_path=config_path,
+        config=read_json(config_path) if config_path else {},
+        vocabulary=_read_vocabulary(main),
+    )
+
+
+def write_tokenizer(tokenizer: TokenizerFiles, out: Path, arch: Architecture) -> list[str]:
+    """Write the tokenizer's files into ``out``; return what was changed on the way."""
+    notices = []
+    if _write_string_merges(tokenizer.main, out / _MAIN):
+        notices.append("tokenizer.json: BPE merges rewritten from pairs to text, which transformers before 4.45 needs")
+    else:
+        shutil.copyfile(tokenizer.main, out / _MAIN)
+    for path in tokenizer.others:
+        shutil.copyfile(path, out / path.name)
+    config = _portable_config(tokenizer, arch)
+    if tokenizer.config_path and config == tokenizer.config:
+        shutil.copyfile(tokenizer.config_path, out / _CONFIG)
+    else:
+        write_json(out / _CONFIG, config)
+        notices.append(f"tokenizer_config.json: written for transformers 4 and 5 alike ({config['tokenizer_class']})")
+    return notices
+
+
+def _locate(name: str) -> Path:
+    """Return the file or folder that ``name`` means, fetching a hub id's tokenizer files if need be."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".json"):
+        raise MissingInputError(f"tokenizer {name!r}: no such file or folder; give a path that exists or a hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        # The original files are wanted, not what the installed transformers would save.
+        return Path(snapshot_download(name, allow_patterns=[_MAIN, _CONFIG, *_OTHERS]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        reason = str(error).strip().splitlines()[0]
+        raise MissingInputError(
+            f"tokenizer {name!r}: no such path, not in the cache and not to be had from the hub{offline}: {reason}; "
+            "download it once with `hf download` (gated repositories need `hf auth login`), or give a folder"
+        ) from error
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{path}: not readable as a tokenizer: {error}") from error
+
+
+def read_tokenizer_json(path: Path) -> dict[str, Any]:
+    """Return a `tokenizer.json` as plain data; `find_tokenizer` has checked that it is one."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_string_merges(source: Path, target: Path) -> bool:
+    """Write ``source`` with its merges as text if they are pairs; return whether that was done.
+
+    Pairs came with tokenizers 0.20; a merge whose parts hold a space can only be a pair and stays one.
+    """
+    data = read_tokenizer_json(source)
+    merges = (data.get("model") or {}).get("merges") or []
+    if not merges or not isinstance(merges[0], list) or any(" " in part for pair in merges for part in pair):
+        return False
+    data["model"]["merges"] = [" ".join(pair) for pair in merges]
+    target.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
+    return True
+
+
+def _portable_config(tokenizer: TokenizerFiles, arch: Architecture) -> dict[str, Any]:
+    """Return `tokenizer_config.json` in words that transformers 4 and 5 both know."""
+    config = {key: value for key, value in tokenizer.config.items() if key not in ("backend", "is_local")}
+    if config.get("tokenizer_class", "TokenizersBackend") == "TokenizersBackend":
+        config["tokenizer_class"] = _PORTABLE_CLASS
+    if config["tokenizer_class"] == _PORTABLE_CLASS:
+        # Without it this class also returns token_type_ids, which Llama's generate refuses in transformers 4.40.
+        config.setdefault("model_input_names", ["input_ids", "attention_mask"])
+    extra = config.get("extra_special_tokens")
+    if isinstance(extra, list):
+        # Version 5 writes a list here; version 4 expects a mapping and calls the list by its old name.
+        del config["extra_special_tokens"]
+        config.setdefault("additional_special_tokens", extra)
+    if tokenizer.config_path is None:
+        names = {index: token for token, index in tokenizer.vocabulary.items()}
+        for role in ("bos", "eos", "pad"):
+            index = getattr(arch, f"{role}_token_id")
+            if isinstance(index, int) and index in names:
+                config[f"{role}_token"] = names[index]
+        config["clean_up_tokenization_spaces"] = False
+        config["model_max_length"] = arch.max_position_embeddings
+    return config

@@ -1,0 +1,89 @@
+"""What a checkpoint's config.yaml says about the run, as the model card shows it.
+
+Works on plain data, so that the YAML of any Nanotron generation gives what it has; what is absent or of an
+unexpected kind is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SCHEDULE = (
+    "learning_rate", "min_decay_lr", "lr_warmup_steps", "lr_warmup_style", "lr_decay_starting_step", "lr_decay_steps",
+    "lr_decay_style",
+)  # fmt: skip
+_OPTIMIZER = ("weight_decay", "clip_grad", "zero_stage")
+
+
+def training_figures(config: dict[str, Any], consumed_samples: int | None) -> dict[str, Any]:
+    """Return the run's figures, JSON-able, absent ones left out.
+
+    Args:
+        config: a run's config.yaml as plain data.
+        consumed_samples: windows of sequence_length tokens trained on so far.
+    """
+    tokens, parallelism = _section(config, "tokens"), _section(config, "parallelism")
+    optimizer = _section(config, "optimizer")
+    schedule, factory = _section(optimizer, "learning_rate_scheduler"), _section(optimizer, "optimizer_factory")
+    sequence_length = tokens.get("sequence_length")
+    figures = {
+        "run": _section(config, "general").get("run"),
+        "seed": _section(config, "general").get("seed"),
+        "sequence_length_tokens": sequence_length,
+        "tokens_per_step": _product(
+            parallelism.get("dp"),
+            tokens.get("micro_batch_size"),
+            tokens.get("batch_accumulation_per_replica"),
+            sequence_length,
+        ),
+        "tokens_trained": _product(consumed_samples, sequence_length),
+        "train_steps_planned": tokens.get("train_steps"),
+        "dtype": _section(config, "model").get("dtype"),
+        "parallelism": {name: parallelism[name] for name in ("dp", "tp", "pp") if name in parallelism} or None,
+        "optimizer": factory.get("name"),
+        "adam_betas": [factory["adam_beta1"], factory["adam_beta2"]] if "adam_beta2" in factory else None,
+        **{name: schedule.get(name) for name in _SCHEDULE},
+        **{name: optimizer.get(name) for name in _OPTIMIZER},
+        "tokenizer": _section(config, "tokenizer").get("tokenizer_name_or_path"),
+        "stages": _stages(config) or None,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each data stage with its folders and their weights."""
+    stages = config.get("data_stages")
+    found = []
+    for stage in stages if isinstance(stages, list) else []:
+        if not isinstance(stage, dict):
+            continue
+        dataset = _section(_section(stage, "data"), "dataset")
+        folders: Any = dataset.get("dataset_folder")
+        weights = dataset.get("dataset_weights")
+        if isinstance(folders, dict):
+            folders, weights = list(folders), list(folders.values())
+        elif not isinstance(folders, list):
+            folders = [folders] if folders else []
+        found.append(
+            {
+                "name": stage.get("name"),
+                "start_training_step": stage.get("start_training_step"),
+                "sources": [str(folder) for folder in folders],
+                "weights": weights,
+            }
+        )
+    return found
+
+
+def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
+    section = data.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _product(*factors: Any) -> int | None:
+    result = 1
+    for factor in factors:
+        if not isinstance(factor, int) or isinstance(factor, bool):
+            return None
+        result *= factor
+    return result
