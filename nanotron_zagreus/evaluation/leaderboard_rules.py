@@ -1,0 +1,59 @@
+"""How the Portuguese leaderboard shares a model's context between prompt and answer.
+
+Its own harness decides this outside the task files, so stock lm-eval needs telling. A task asks for these
+rules by `context_rules: leaderboard-pt` in its metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+_NAME = "leaderboard-pt"
+
+
+def applies(metadata: Mapping[str, Any] | None) -> bool:
+    """Say whether a task file with this ``metadata`` asks for the leaderboard's rules."""
+    return (metadata or {}).get("context_rules") == _NAME
+
+
+def generation_tokens(max_length: int) -> int:
+    """Return how many tokens the leaderboard generates with a model of this context.
+
+    What a prompt of 2,560 tokens leaves of the context, at least 32; 1,536 tokens for contexts beyond
+    4,096. The prompt gets the rest of the context.
+    """
+    return max(32, max_length - 2560) if max_length <= 4096 else 1536
+
+
+def prompt_without_shots(prompt: str, description: str, delimiter: str) -> str:
+    """Return ``prompt``, which has lost all its shots, as the leaderboard writes it.
+
+    Its block of shots ends in the delimiter even when no shot is left in it.
+    """
+    return description + delimiter + prompt.removeprefix(description)
+
+
+def cut_to_last_tokens(
+    tokens: torch.Tensor, mask: torch.Tensor, num_tokens: int, bos_token_id: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut prompts from the left, keeping the BOS token of those that begin with one.
+
+    Args:
+        tokens: token ids padded on the left, [batch, length].
+        mask: 1 for tokens, 0 for padding, [batch, length].
+        num_tokens: length to cut to.
+        bos_token_id: the model's BOS token, if it has one.
+
+    Returns:
+        Tokens and mask, [batch, min(length, num_tokens)].
+    """
+    lengths = mask.sum(dim=1)
+    rows = torch.arange(len(tokens))
+    first = tokens[rows, tokens.shape[1] - lengths]
+    tokens, mask = tokens[:, -num_tokens:].clone(), mask[:, -num_tokens:]
+    if bos_token_id is not None:
+        tokens[(lengths > num_tokens) & (first == bos_token_id), 0] = bos_token_id
+    return tokens, mask

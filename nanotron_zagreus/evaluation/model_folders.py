@@ -1,0 +1,88 @@
+"""Make every model a local Hugging Face folder: checkpoints are converted once and kept, hub ids are fetched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
+from nanotron_zagreus.evaluation.subjects import Subject
+
+_RECORD = "zagreus_source.json"
+
+
+def fetch_hub_models(subjects: list[Subject]) -> list[Subject]:
+    """Return ``subjects`` with every hub id replaced by its local snapshot.
+
+    Raises:
+        MissingInputError: a model is neither cached nor reachable.
+    """
+    return [replace(subject, path=_fetch(subject.source)) if subject.kind == "hub" else subject for subject in subjects]
+
+
+def checkpoint_tokenizer(checkpoint: Path, tokenizer: str | None) -> str:
+    """Return the tokenizer to convert ``checkpoint`` with: the one given, else the one its config names.
+
+    Raises:
+        InputError: neither is there.
+    """
+    if tokenizer:
+        return tokenizer
+    path = checkpoint / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    name = ((config or {}).get("tokenizer") or {}).get("tokenizer_name_or_path")
+    if not name:
+        raise InputError(f"{checkpoint}: its config.yaml names no tokenizer; give it with --tokenizer")
+    return str(name)
+
+
+def subject_fingerprint(subject: Subject, tokenizer: str | None) -> str:
+    """Return the fingerprint of the model's files; a checkpoint's includes its tokenizer's name."""
+    assert subject.path is not None  # hub ids have been fetched
+    extra = checkpoint_tokenizer(subject.path, tokenizer) if subject.kind == "checkpoint" else ""
+    return model_fingerprint(subject.path, extra)
+
+
+def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
+    """Return the model's Hugging Face folder, converting a checkpoint unless ``cache`` holds it already.
+
+    Args:
+        subject: what to evaluate.
+        cache: folder that keeps converted checkpoints, one folder per label.
+        tokenizer: for checkpoints, instead of the one their config names.
+    """
+    assert subject.path is not None  # hub ids have been fetched
+    if subject.kind != "checkpoint":
+        return subject.path
+    from nanotron_zagreus.conversion.to_hf import convert_checkpoint
+
+    out = cache / subject.label
+    fingerprint = subject_fingerprint(subject, tokenizer)
+    record = out / _RECORD
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
+        return out
+    if out.exists():
+        shutil.rmtree(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    convert_checkpoint(subject.path, out, checkpoint_tokenizer(subject.path, tokenizer))
+    record.write_text(json.dumps({"fingerprint": fingerprint, "checkpoint": subject.source}), encoding="utf-8")
+    return out
+
+
+def _fetch(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = source.partition("@")
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except Exception as error:
+        raise MissingInputError(
+            f"{source}: no such folder here, and as a hub id not to be had ({type(error).__name__}); check the name, "
+            f"or on a machine with network run: hf download {name}"
+        ) from error

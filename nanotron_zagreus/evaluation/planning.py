@@ -1,0 +1,98 @@
+"""Decide what is left to do for a model: what its folder of results holds already, and under which conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.evaluation.local_data import data_fingerprint
+from nanotron_zagreus.evaluation.model_folders import subject_fingerprint
+from nanotron_zagreus.evaluation.results import Conditions, TaskResult, newest_results, read_results, set_aside
+from nanotron_zagreus.evaluation.subjects import Subject
+from nanotron_zagreus.evaluation.task_sources import task_config
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to evaluate."""
+
+    num_fewshot: dict[str, int]
+    """Shots by task, where they differ from the task's file."""
+    limit: float | None = None
+    """Documents per task, or their fraction below 1; None for all."""
+    batch_size: str = "auto"
+    """Requests per forward pass, or ``auto``."""
+    device: str = "auto"
+    dtype: str = "auto"
+    """``auto`` takes the one that the model was saved in."""
+    apply_chat_template: bool = False
+    tokenizer: str | None = None
+    """For checkpoints to convert, instead of the one their config names."""
+    keep_converted: bool = True
+    """Keep a checkpoint's Hugging Face folder for the next evaluation."""
+    keep_samples: bool = False
+    """Also write every document's prompt and answer."""
+    replace_old: bool = False
+    """Set results of other weights aside instead of refusing."""
+    bootstrap_resamples: int = 1000
+    """Draws for the standard error of metrics that have no formula for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done for one model."""
+
+    subject: Subject
+    fingerprint: str
+    data: dict[str, str | None]
+    """Fingerprint of the plain files of every task, see data_fingerprint."""
+    pending: tuple[str, ...]
+    finished: tuple[TaskResult, ...]
+
+
+def make_plan(
+    subject: Subject, manager: TaskManager, names: Sequence[str], output: Path, settings: Settings, data: Path | None
+) -> Plan:
+    """Return what is left to do for ``subject``; refuse results of other weights under its label."""
+    fingerprint = subject_fingerprint(subject, settings.tokenizer)
+    folder = output / subject.label
+    present = [result for result in read_results(folder) if result.fingerprint] if folder.is_dir() else []
+    foreign = sorted({result.path for result in present if result.fingerprint != fingerprint})
+    if foreign and not settings.replace_old:
+        raise InputError(
+            f"{foreign[0]}: holds results of other weights than {subject.source} has now; give the model another name "
+            f"(NAME={subject.source}), another --output, or set the old results aside with --replace"
+        )
+    if foreign:
+        set_aside(foreign)
+    present = [result for result in present if result.fingerprint == fingerprint]
+    prints = {name: data_fingerprint(task_config(manager, name), data) for name in names}
+    fitting = [
+        result
+        for result in present
+        if result.task in names
+        and result.conditions == current_conditions(manager, result.task, settings)
+        # Data of the hub has no fingerprint and counts as the same as any copy of it.
+        and (result.data is None or prints[result.task] is None or result.data == prints[result.task])
+    ]
+    finished = tuple(newest_results(fitting))
+    done = {result.task for result in finished}
+    pending = tuple(name for name in names if name not in done)
+    return Plan(subject=subject, fingerprint=fingerprint, data=prints, pending=pending, finished=finished)
+
+
+def current_conditions(manager: TaskManager, name: str, settings: Settings) -> Conditions:
+    """Return the conditions under which ``name`` would be evaluated now."""
+    config = task_config(manager, name)
+    return Conditions(
+        num_fewshot=settings.num_fewshot.get(name, config.get("num_fewshot") or 0),
+        version=str((config.get("metadata") or {}).get("version", "Yaml")),
+        limit=settings.limit,
+        chat_template=settings.apply_chat_template,
+    )

@@ -1,0 +1,89 @@
+"""From what a user asked for to outcomes: check it whole, make every model a Hugging Face folder, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.evaluation.batching import check_batch_size, check_dtype, choose_device
+from nanotron_zagreus.evaluation.extras import require
+from nanotron_zagreus.evaluation.model_folders import fetch_hub_models
+from nanotron_zagreus.evaluation.planning import Settings
+from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
+from nanotron_zagreus.evaluation.subjects import find_subjects
+from nanotron_zagreus.evaluation.suites import find_suite
+from nanotron_zagreus.evaluation.task_sources import index_tasks, task_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """One `zagreus evaluate`: which models, which tasks, how, and where the results go."""
+
+    paths: tuple[str, ...]
+    output: Path
+    suite: str | None = None
+    tasks: tuple[str, ...] = ()
+    include_paths: tuple[Path, ...] = ()
+    data: Path | None = None
+    limit: float | None = None
+    num_fewshot: int | None = None
+    """Shots for ``tasks``; those of a suite are the suite's."""
+    tokenizer: str | None = None
+    """For checkpoints to convert, when their config names none."""
+    batch_size: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    apply_chat_template: bool = False
+    keep_converted: bool = True
+    keep_samples: bool = False
+    replace_old: bool = False
+    """Set results of other weights aside instead of refusing."""
+
+
+def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
+    """Evaluate what ``request`` asks for and return the outcome of every (model, task).
+
+    Raises:
+        InputError: anything in the request that cannot work, found before a model is loaded.
+    """
+    require("lm_eval", "evaluation")
+    _check(request)
+    columns = find_suite(request.suite).columns if request.suite else ()
+    asked = [*(column.task for column in columns), *request.tasks]
+    subjects = fetch_hub_models(find_subjects(request.paths))
+    manager = index_tasks(asked, request.include_paths)
+    names = task_names(manager, asked)
+    shots = dict.fromkeys(task_names(manager, request.tasks), request.num_fewshot) if request.tasks else {}
+    shots |= {column.task: column.num_fewshot for column in columns}
+    settings = Settings(
+        num_fewshot={name: number for name, number in shots.items() if number is not None},
+        limit=request.limit,
+        batch_size=request.batch_size,
+        device=request.device,
+        dtype=request.dtype,
+        apply_chat_template=request.apply_chat_template,
+        keep_converted=request.keep_converted,
+        keep_samples=request.keep_samples,
+        tokenizer=request.tokenizer,
+        replace_old=request.replace_old,
+    )
+    request.output.mkdir(parents=True, exist_ok=True)
+    return evaluate_subjects(subjects, manager, names, request.output, settings, data=request.data, report=report)
+
+
+def _check(request: EvaluationRequest) -> None:
+    if not request.suite and not request.tasks:
+        raise InputError("neither --suite nor --tasks: say what to evaluate, as in --suite progression-por")
+    if request.limit is not None and not (0 < request.limit < 1 or request.limit == int(request.limit) > 0):
+        raise InputError(f"--limit {request.limit}: a whole number of documents, or a fraction between 0 and 1")
+    if request.num_fewshot is not None and request.num_fewshot < 0:
+        raise InputError(f"--num-fewshot {request.num_fewshot}: a number of shots, 0 or more")
+    if request.data is not None and not request.data.is_dir():
+        raise InputError(f"--data {request.data}: no such folder; `zagreus eval-data` says what belongs into it")
+    if request.output.exists() and not request.output.is_dir():
+        raise InputError(f"--output {request.output}: is a file; give a folder")
+    check_batch_size(request.batch_size)
+    check_dtype(request.dtype)
+    choose_device(request.device)

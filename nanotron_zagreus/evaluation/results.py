@@ -1,0 +1,181 @@
+"""Read and write results: lm-eval's own JSON files, one folder per model, the newest file per task wins.
+
+What lm-eval does not record stands in the file under ``zagreus``; files that the plain `lm-eval` command
+wrote are read too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanotron_zagreus.errors import InputError, WorkError
+
+SECTION = "zagreus"
+"""Key under which a results file holds what lm-eval does not record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What must agree before two scores of one task may stand in one table."""
+
+    num_fewshot: int
+    """Shots asked for."""
+    version: str
+    """Version in the task's file."""
+    limit: float | None
+    """Documents evaluated, or their fraction; None for all."""
+    chat_template: bool
+    """Whether prompts went through the tokenizer's chat template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """The scores of one model on one task."""
+
+    label: str
+    task: str
+    conditions: Conditions
+    scores: Mapping[str, float]
+    """Value by metric, filters left off."""
+    errors: Mapping[str, float]
+    """Standard error by metric, where there is one."""
+    num_documents: int | None
+    fingerprint: str | None
+    """Of the model's files; None when another program wrote the file."""
+    data: str | None
+    """Of the plain files the task was read from; None for data of the hub."""
+    documents: str | None
+    """Hash of the documents evaluated; None when another program wrote the file."""
+    step: int | None
+    tokens: int | None
+    shots: Mapping[str, Any] | None
+    """Shots kept and documents cut, see ShotCount; None when another program wrote the file."""
+    date: float
+    """Seconds since the epoch at which the evaluation began."""
+    path: Path
+
+
+def read_results(folder: Path) -> list[TaskResult]:
+    """Return every result in the results files under ``folder``, hidden folders left out.
+
+    Raises:
+        InputError: a file that is not lm-eval's.
+    """
+    found: list[TaskResult] = []
+    for path in sorted(folder.rglob("results_*.json")):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            found.extend(read_file(path))
+    return found
+
+
+def newest_results(results: Iterable[TaskResult]) -> list[TaskResult]:
+    """Return the newest result of every (model, task)."""
+    newest: dict[tuple[str, str], TaskResult] = {}
+    for result in results:
+        key = (result.label, result.task)
+        if key not in newest or result.date >= newest[key].date:
+            newest[key] = result
+    return list(newest.values())
+
+
+def write_results(folder: Path, results: dict[str, Any], *, keep_samples: bool, tracker: Any) -> Path:
+    """Let lm-eval write its results file, and move it into ``folder`` only when it is whole.
+
+    Args:
+        folder: the model's folder of results.
+        results: what lm-eval returned, with our section added; its samples are taken out.
+        keep_samples: also write every document's prompt and answer.
+        tracker: lm-eval's EvaluationTracker that followed the evaluation.
+
+    Raises:
+        WorkError: the file could not be written; lm-eval itself only warns.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = results.pop("samples", {})
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as staging:
+        tracker.output_path = str(Path(staging) / "results.json")
+        tracker.save_results_aggregated(results=results, samples=samples)
+        if keep_samples:
+            for task, rows in samples.items():
+                tracker.save_results_samples(task_name=task, samples=rows)
+        written = sorted(Path(staging).iterdir(), key=lambda path: path.name.startswith("results_"))
+        if not written or not written[-1].name.startswith("results_"):
+            raise WorkError(f"{folder}: lm-eval could not write its results there; check free space and rights")
+        for path in written:  # the results file last: it says that the rest is there
+            path.replace(folder / path.name)
+    return folder / written[-1].name
+
+
+def set_aside(paths: Sequence[Path]) -> None:
+    """Move results files into a hidden folder beside them, where nothing reads them."""
+    for path in paths:
+        hidden = path.parent / ".replaced"
+        hidden.mkdir(exist_ok=True)
+        path.replace(hidden / path.name)
+
+
+def read_file(path: Path) -> Iterator[TaskResult]:
+    """Yield the results in one file of lm-eval's.
+
+    Raises:
+        InputError: it is not one.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        own = data.get(SECTION) or {}
+        label = own.get("label") or _label_of(data, path)
+        for task, values in data["results"].items():
+            if task in (data.get("groups") or {}):
+                continue
+            yield TaskResult(
+                label=label,
+                task=task,
+                conditions=_conditions(data, own, task),
+                scores=_numbers(values, error=False),
+                errors=_numbers(values, error=True),
+                num_documents=((data.get("n-samples") or {}).get(task) or {}).get("effective"),
+                fingerprint=own.get("fingerprint"),
+                data=(own.get("data") or {}).get(task),
+                documents=(own.get("documents") or {}).get(task),
+                step=own.get("step"),
+                tokens=own.get("tokens"),
+                shots=(own.get("shots") or {}).get(task),
+                date=float(data.get("date") or 0.0),
+                path=path,
+            )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not a results file of lm-eval ({type(error).__name__}: {error}); move it away or delete it"
+        ) from error
+
+
+def _conditions(data: dict[str, Any], own: dict[str, Any], task: str) -> Conditions:
+    return Conditions(
+        num_fewshot=int((data.get("n-shot") or {}).get(task) or 0),
+        version=str((data.get("versions") or {}).get(task)),
+        limit=(data.get("config") or {}).get("limit"),
+        chat_template=bool(own.get("chat_template", data.get("chat_template"))),
+    )
+
+
+def _label_of(data: dict[str, Any], path: Path) -> str:
+    name = str(data.get("model_name") or "")
+    return Path(name).name if Path(name).is_absolute() else name.replace("/", "__") or path.parent.name
+
+
+def _numbers(values: Mapping[str, Any], *, error: bool) -> dict[str, float]:
+    """Return the metrics, or their standard errors, of one task, by the metric's name without filter."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        metric = key.partition(",")[0]
+        if "," not in key or metric.endswith("_stderr") is not error or not isinstance(value, int | float):
+            continue
+        if not math.isnan(value):
+            found.setdefault(metric.removesuffix("_stderr"), float(value))
+    return found
