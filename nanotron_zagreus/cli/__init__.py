@@ -1,0 +1,1 @@
+"""The `zagreus` command: one file per stage, registered in `app`."""

@@ -1,0 +1,201 @@
+"""`zagreus tokenize`: text in, shards out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nanotron_zagreus.data.slurm_tasks import SlurmOptions
+    from nanotron_zagreus.data.tokenization import Outcome
+    from nanotron_zagreus.data.tokenization_plan import Preparation, TokenizationJob
+
+
+def tokenize(
+    input: Annotated[
+        list[str] | None,
+        typer.Option(help="File, folder, pattern, URL (hf://datasets/…), or hub id owner/name[:config[:split]]."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the shards; with --recipe, parent of its sources'.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, its folder, or a hub id.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="Shards to make, at most one per file; default: one per core.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at the same time; default: one per core.")] = None,
+    bos: Annotated[
+        bool | None, typer.Option("--bos/--no-bos", help="BOS before each document; published: yes.")
+    ] = None,
+    eos: Annotated[bool | None, typer.Option("--eos/--no-eos", help="EOS after each document; published: no.")] = None,
+    bos_token: Annotated[
+        str | None, typer.Option(help="The BOS token's text, if the tokenizer does not name it.")
+    ] = None,
+    eos_token: Annotated[
+        str | None, typer.Option(help="The EOS token's text, if the tokenizer does not name it.")
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="auto: gigatoken while it proves equal to tokenizers; or tokenizers; or gigatoken.")
+    ] = "auto",
+    executor: Annotated[str, typer.Option(help="local, or slurm (a job array).")] = "local",
+    recipe: Annotated[Path | None, typer.Option(help="YAML of several sources, such as smollm2/data_por.yaml.")] = None,
+    redo_failed: Annotated[
+        bool, typer.Option("--redo-failed", help="Also do the tasks again that left something out.")
+    ] = False,
+    slurm_partition: Annotated[str | None, typer.Option(help="For --executor slurm, as all --slurm options.")] = None,
+    slurm_time: Annotated[str, typer.Option(help="Time limit of a task.")] = "20:00:00",
+    slurm_account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
+    slurm_qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
+    slurm_memory_gb: Annotated[int, typer.Option(min=1, help="Memory per task.")] = 4,
+    slurm_max_array: Annotated[int, typer.Option(min=1, help="The cluster's MaxArraySize.")] = 1001,
+    slurm_env_command: Annotated[
+        str | None, typer.Option(help="Shell line before each task; default: this Python.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Tokenize text into shards. Run the same command again to do what is missing.
+
+    Example: `zagreus tokenize --input corpus/ --output tokenized/english --tokenizer tokenizer.json --tasks 8`
+    """
+    from nanotron_zagreus.errors import InputError
+
+    for option, value, allowed in (
+        ("--encoder", encoder, ("auto", "tokenizers", "gigatoken")),
+        ("--executor", executor, ("local", "slurm")),
+    ):
+        if value not in allowed:
+            raise InputError(f"{option}: got {value!r}, expected {', '.join(allowed)}")
+    if output is None:
+        raise InputError("--output: missing; name the folder to write shards into")
+    chosen: dict[str, Any] = {"inputs": tuple(input or ()), "tokenizer": tokenizer, "bos": bos, "eos": eos}
+    chosen |= {"num_tasks": tasks, "encoder": encoder}
+    if recipe is None:
+        chosen |= {"text_column": text_column, "bos_token": bos_token, "eos_token": eos_token}
+        jobs = [_single_job(output, chosen)]
+    else:
+        from nanotron_zagreus.data.recipe import jobs_of, load_recipe
+
+        jobs = jobs_of(load_recipe(recipe), output, **chosen)
+    if executor == "slurm":
+        _submit(
+            jobs,
+            _slurm_options(slurm_partition, slurm_time, slurm_account, slurm_qos, slurm_memory_gb, slurm_max_array,
+                           slurm_env_command),
+            workers=workers, redo_failed=redo_failed, as_json=as_json,
+        )  # fmt: skip
+    else:
+        _run_here(jobs, workers=workers, redo_failed=redo_failed, as_json=as_json)
+
+
+def _single_job(output: Path, chosen: dict[str, Any]) -> TokenizationJob:
+    from nanotron_zagreus.data.tokenization_plan import TokenizationJob
+    from nanotron_zagreus.errors import InputError
+
+    if not chosen["inputs"] or chosen["tokenizer"] is None:
+        raise InputError("--input and --tokenizer: both are needed, unless a --recipe names them")
+    # Published: BOS and no EOS.
+    bos = True if chosen["bos"] is None else chosen["bos"]
+    return TokenizationJob(output=output, **{**chosen, "bos": bos, "eos": bool(chosen["eos"])})
+
+
+def _slurm_options(
+    partition: str | None, time: str, account: str | None, qos: str | None, memory_gb: int, max_array: int,
+    env_command: str | None,
+) -> SlurmOptions:  # fmt: skip
+    from nanotron_zagreus.data.slurm_tasks import SlurmOptions
+    from nanotron_zagreus.errors import InputError
+
+    if partition is None:
+        raise InputError("--slurm-partition: missing; name the partition for --executor slurm")
+    return SlurmOptions(
+        partition=partition,
+        time=time,
+        memory_per_cpu_gb=memory_gb,
+        qos=qos or "",
+        max_array_size=max_array,
+        env_command=env_command,
+        sbatch_options={"account": account} if account else {},
+    )
+
+
+def _submit(
+    jobs: list[TokenizationJob], options: SlurmOptions, *, workers: int | None, redo_failed: bool, as_json: bool
+) -> None:
+    from nanotron_zagreus.data.slurm_tasks import submit_to_slurm
+    from nanotron_zagreus.data.tokenization import forget_failed, summarize
+
+    submitted = []
+    for prepared in _prepare_all(jobs):
+        if redo_failed:
+            forget_failed(prepared)
+        job_id = submit_to_slurm(prepared, options, workers=workers)
+        if job_id is None:
+            _report(prepared, summarize(prepared), as_json=as_json)
+        elif not as_json:
+            print(f"{prepared.job.output}: job {job_id}; run the same command again to see how far it is")
+        submitted.append({"output": str(prepared.job.output), "job": job_id})
+    if as_json:
+        print(json.dumps(submitted, indent=1))
+
+
+def _run_here(jobs: list[TokenizationJob], *, workers: int | None, redo_failed: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from nanotron_zagreus.data.tokenization import forget_failed, list_failures, tokenize_locally
+    from nanotron_zagreus.errors import WorkError
+
+    outcomes, num_failures, first = [], 0, None
+    for prepared in _prepare_all(jobs):
+        if redo_failed:
+            forget_failed(prepared)
+        with _progress_bar(str(prepared.job.output)) as show:
+            outcome = tokenize_locally(prepared, workers=workers, on_progress=show)
+        _report(prepared, outcome, as_json=as_json)
+        outcomes.append({"output": str(prepared.job.output), **asdict(outcome)})
+        num_failures += outcome.failures
+        first = first or next(iter(list_failures(prepared)), None)
+    if as_json:
+        print(json.dumps(outcomes, indent=1))
+    if first is not None:
+        raise WorkError(
+            f"{num_failures} documents or files could not be read and were left out, first {first['file']} at row "
+            f"{first['row']}: {first['error']}. The shards are whole; {prepared.logs}/failures lists them all, and "
+            "--redo-failed tries their tasks again"
+        )
+
+
+def _prepare_all(jobs: list[TokenizationJob]) -> list[Preparation]:
+    """Check every job before the first starts."""
+    from nanotron_zagreus.data.tokenization_plan import prepare
+
+    return [prepare(job) for job in jobs]
+
+
+def _report(prepared: Preparation, outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        return
+    encoders = " and ".join(outcome.encoders) or "nothing"
+    print(
+        f"{prepared.job.output}: {outcome.num_complete} of {outcome.num_tasks} tasks, {outcome.documents:,} documents, "
+        f"{outcome.tokens:,} tokens, with {encoders}"
+    )
+    for mismatch in outcome.mismatches:
+        print(f"  a task gave up the fast encoder: {mismatch}")
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many bytes of the input are read; on a terminal only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        line = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(line, completed=done, total=total or None)

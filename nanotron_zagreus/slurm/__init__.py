@@ -1,0 +1,1 @@
+"""Slurm: fill the templates from a configuration and a site, estimate, submit."""

@@ -1,0 +1,122 @@
+"""What differs between clusters: one small YAML file per site, used by every job."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from nanotron_zagreus.config.parsing import build
+from nanotron_zagreus.config.rules import at_least
+from nanotron_zagreus.config.yaml_text import parse_yaml
+from nanotron_zagreus.errors import InputError, MissingInputError
+
+DEFAULT_SITE_FILE = Path("slurm_site.yaml")
+
+_UNSET = re.compile(r"YOUR_|/path/to\b")
+_TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<first>[0-9]+)(?::(?P<second>[0-9]+))?(?::(?P<third>[0-9]+))?")
+_ONE_LINE = re.compile(r"[^\n\r\0]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One cluster; `slurm/site.yaml` shows every key. A null says that the cluster needs no such value."""
+
+    account: str | None
+    partition: str | None
+    """Where the GPUs are."""
+    cpu_partition: str | None = None
+    """Where jobs without a GPU run (tokenize, convert); null: as the others."""
+    time_limit: str
+    """Longest run time of a job, as Slurm writes it: days-hours:minutes:seconds."""
+    venv: str
+    """Virtual environment with this project, seen by all nodes."""
+    hf_home: str | None
+    """Hugging Face cache, seen by all nodes; null: the user's own."""
+    modules: tuple[str, ...] = ()
+    """Environment modules to load first."""
+    network_interface: str | None = None
+    """Interface between the nodes for NCCL and gloo, such as ib0; null: they look for themselves."""
+    offline: bool = True
+    """Whether compute nodes have no internet."""
+    cpus_per_node: int = 32
+    gpu_type: str | None = None
+    """Type in --gres=gpu:TYPE:N, where the cluster has several."""
+    max_requeues: int = 20
+    """Time limits that one training job may use up."""
+    directives: tuple[str, ...] = ()
+    """Further #SBATCH options, such as --exclusive or --qos=high."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                self._check_text(field.name, text)
+        at_least("cpus_per_node", self.cpus_per_node, 1)
+        at_least("max_requeues", self.max_requeues, 0)
+        seconds_of_time_limit(self.time_limit)
+        for directive in self.directives:
+            if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
+                raise InputError(f"directives: got {directive!r}, expected an sbatch option such as --exclusive")
+
+    @property
+    def partition_without_gpus(self) -> str | None:
+        """The partition of jobs that need no GPU."""
+        return self.cpu_partition or self.partition
+
+    def gres(self, num_gpus: int) -> str:
+        """Return the value of --gres for ``num_gpus`` GPUs of a node."""
+        return ":".join(filter(None, ("gpu", self.gpu_type, str(num_gpus))))
+
+    @staticmethod
+    def _check_text(name: str, text: object) -> None:
+        if not isinstance(text, str):
+            return
+        if not text.strip() or not _ONE_LINE.fullmatch(text):
+            raise InputError(f"{name}: got {text!r}, expected one line of text, or null where the cluster needs none")
+        if _UNSET.search(text):
+            raise InputError(f"{name}: got {text!r}, still unset; write your cluster's value")
+
+
+def load_site(path: Path | None) -> Site:
+    """Return the site of the YAML file ``path``, by default `slurm_site.yaml` in the current folder.
+
+    Raises:
+        MissingInputError: there is no such file.
+        InputError: something in it is wrong or still unset.
+    """
+    file = path or DEFAULT_SITE_FILE
+    if not file.is_file():
+        raise MissingInputError(
+            f"site file {str(file)!r} does not exist; write one with `zagreus slurm site > {DEFAULT_SITE_FILE}`, "
+            "fill it in, and name it with --site if it lies elsewhere"
+        )
+    try:
+        return build(Site, parse_yaml(file.read_text(encoding="utf-8"), str(file)))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text") from error
+    except InputError as error:
+        raise error if str(error).startswith(str(file)) else InputError(f"{file}: {error}") from error
+
+
+def seconds_of_time_limit(text: str) -> int:
+    """Return a Slurm time limit in seconds: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S (man sbatch, --time).
+
+    Raises:
+        InputError: it is none of these, or no time at all.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise InputError(
+            f"time_limit: got {text!r}, expected Slurm's form days-hours:minutes:seconds, such as 4-00:00:00"
+        )
+    first, second, third = (int(match[name] or 0) for name in ("first", "second", "third"))
+    if match["days"] is not None:
+        seconds = ((int(match["days"]) * 24 + first) * 60 + second) * 60 + third
+    elif match["third"] is not None:
+        seconds = (first * 60 + second) * 60 + third
+    else:
+        seconds = first * 60 + second
+    if seconds == 0:
+        raise InputError(f"time_limit: got {text!r}, which is no time at all or unlimited; give the limit of a job")
+    return seconds
