@@ -1,0 +1,1 @@
+"""The demo: from text to an evaluated model on two CPU cores, with the commands a real run uses."""

@@ -1,0 +1,106 @@
+"""Say what the demo made: the figures, each computed from the files of this run, and what to try next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from examples.demo.entropy import unigram_bits_per_byte, unigram_entropy
+from nanotron_zagreus.arithmetic import count_parameters
+from nanotron_zagreus.config import Config
+
+_NUM_LAST = 3
+_TEXT_TASKS = {"english": "text_en", "portuguese": "text_pt", "code": "text_code"}
+_PLACES = (
+    ("demo_output/text, held_out", "the corpus, one JSON line per document"),
+    ("demo_output/tokenized", "shards of tokens, one folder per source"),
+    ("demo_output/checkpoints", "Nanotron checkpoints, and metrics.jsonl with the losses"),
+    ("demo_output/hf", "the model, for transformers' AutoModelForCausalLM"),
+    ("demo_output/results", "lm-eval's result files"),
+)
+_NEXT = (
+    'zagreus generate demo_output/hf --prompt "Era uma vez"',
+    "zagreus replay --config-file configs/smollm2/zagreus_tiny.yaml --step 100",
+    "zagreus checkpoints list demo_output/checkpoints",
+    "edit configs/smollm2/zagreus_tiny.yaml, then make demo: it sees the change and starts clean",
+    "zagreus check --config-file configs/smollm2/zagreus_350M_por.yaml     the model this is a miniature of",
+)
+
+
+def print_report(config: Config, folder: Path, seconds: dict[str, float], console: Console) -> None:
+    """Print figures, places and next steps of a finished demo.
+
+    Args:
+        config: what was trained.
+        folder: the folder that the configuration's paths are relative to.
+        seconds: duration of each step.
+    """
+    console.rule("What was made", align="left")
+    figures = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    time = f"{sum(seconds.values()):.0f} s in all, {seconds['train']:.0f} s of training"
+    for name, value in (*_training_figures(config, folder), *_unseen_figures(folder), ("time", time)):
+        figures.add_row(name, value)
+    console.print(figures)
+    console.print()
+    for place, what in _PLACES:
+        console.print(f"  {place:28} {what}", highlight=False)
+    console.rule("What to try next", align="left")
+    console.print("  (with .venv/bin on the PATH: source .venv/bin/activate)", highlight=False)
+    for line in _NEXT:
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _training_figures(config: Config, folder: Path) -> list[tuple[str, str]]:
+    """Return rows about the training; final loss and entropy are both of the last stage's mixture."""
+    losses = read_losses(folder / config.checkpoints.checkpoints_path / "metrics.jsonl")
+    steps = sorted(losses)
+    last = steps[-_NUM_LAST:]
+    final = sum(losses[step] for step in last) / len(last)
+    dataset = config.data_stages[-1].data.dataset
+    sources = [folder / source for source in dataset.folders]
+    entropy = unigram_entropy(
+        sources, list(dataset.weights or [1.0] * len(sources)), config.model.model_config.vocab_size
+    )
+    return [
+        ("model", f"{count_parameters(config.model.model_config).total:,} parameters"),
+        ("training", f"{config.tokens.train_steps:,} steps of {config.tokens_per_step:,} tokens"),
+        ("loss", f"{losses[steps[0]]:.2f} at first, {final:.2f} at the end (nats per token)"),
+        ("unigram entropy", f"{entropy:.2f}, the least without looking at context"),
+        ("gain from context", f"{entropy - final:.2f} nats per token"),
+    ]
+
+
+def _unseen_figures(folder: Path) -> list[tuple[str, str]]:
+    from tokenizers import Tokenizer
+
+    output = folder / "demo_output"
+    tokenizer = Tokenizer.from_file(str(output / "tokenizer" / "tokenizer.json"))
+    scores = read_scores(output / "results")
+    rows = []
+    for language, task in _TEXT_TASKS.items():
+        unigram = unigram_bits_per_byte(
+            output / "tokenized" / language, output / "held_out" / f"{language}.jsonl", tokenizer
+        )
+        model = scores[task, "bits_per_byte"]
+        rows.append((f"unseen {language}", f"{model:.2f} bits per byte, {unigram:.2f} without context"))
+    return rows
+
+
+def read_losses(metrics_file: Path) -> dict[int, float]:
+    """Return the loss in nats per token of each step; of a step trained twice, the last line counts."""
+    records = [json.loads(line) for line in metrics_file.read_text().splitlines()]
+    return {record["iteration"]: record["lm_loss"] for record in records if "lm_loss" in record}
+
+
+def read_scores(results: Path) -> dict[tuple[str, str], float]:
+    """Return the newest score per (task, metric) in lm-eval's files under ``results``."""
+    scores: dict[tuple[str, str], float] = {}
+    for file in sorted(results.rglob("results_*.json"), key=lambda path: path.name):
+        for task, metrics in json.loads(file.read_text())["results"].items():
+            for name, value in metrics.items():
+                if isinstance(value, float):
+                    scores[task, name.split(",")[0]] = value
+    return scores
