@@ -1,0 +1,183 @@
+"""The sides of benchmarks/train_step.py: our trainer, Nanotron 0.4's own, and transformers' Llama, one step each.
+
+Every side trains the same shape on the same random tokens with bf16 arithmetic, fp32 gradients, fp32 master weights,
+clipping at 1 and AdamW.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import yaml
+
+from nanotron_zagreus.config import Config, load_config_text
+from nanotron_zagreus.config.parsing import to_plain
+from nanotron_zagreus.engine.bringup import bring_up
+from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
+from nanotron_zagreus.engine.launch import start_process_group
+from nanotron_zagreus.resources import find_config
+
+Step = Callable[[], torch.Tensor]
+"""Runs one optimizer step and returns its loss, on the device."""
+
+TINY = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 16384,
+    "max_position_embeddings": 512,
+}
+"""For a CPU: the published proportions, except that the vocabulary weighs more."""
+
+OURS: dict[str, dict[str, Any]] = {
+    "ours": {"zagreus": {"compile_blocks": True}},
+    "ours, blocks not compiled": {"zagreus": {"compile_blocks": False}},
+    "ours, plain cross entropy": {"zagreus": {"compile_blocks": True, "cross_entropy": "plain"}},
+    "ours, attention as torch prefers": {"zagreus": {"compile_blocks": True, "attention": "sdpa"}},
+    "ours, gradients one by one": {"zagreus": {"compile_blocks": True}, "benchmark": "gradients one by one"},
+    "ours, AdamW not fused": {
+        "zagreus": {"compile_blocks": True},
+        "optimizer": {"optimizer_factory": {"torch_adam_is_fused": False}},
+    },
+}
+"""Our side with everything on, and with one technique switched off at a time."""
+PEERS = ("stock nanotron", "transformers, compiled")
+
+
+def configuration(tiny: bool, micro_batch_size: int, accumulation: int, changes: dict[str, Any]) -> Config:
+    """Return the published configuration on one rank, or its tiny relative."""
+    data = copy.deepcopy(yaml.safe_load(find_config("smollm2/zagreus_350M_por.yaml").read_text(encoding="utf-8")))
+    data["parallelism"] |= {"dp": 1, "tp_linear_async_communication": False}
+    data["tokens"] |= {"micro_batch_size": micro_batch_size, "batch_accumulation_per_replica": accumulation}
+    data["logging"] = {"log_level": "warning", "log_level_replica": "warning"}
+    if tiny:
+        data["model"]["model_config"] |= {**TINY, "bos_token_id": 1, "eos_token_id": 2}
+        data["tokens"]["sequence_length"] = TINY["max_position_embeddings"]
+    for section, values in changes.items():
+        if section == "benchmark":
+            continue
+        for key, value in values.items():
+            place = data.setdefault(section, {})
+            place[key] = {**place.get(key, {}), **value} if isinstance(value, dict) else value
+    return load_config_text(yaml.safe_dump(data), origin="benchmark")
+
+
+def batches(config: Config, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the same random micro-batches for every side, over and over."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (config.tokens.micro_batch_size, config.tokens.sequence_length + 1)
+    made = []
+    for _ in range(4):
+        rows = torch.randint(0, config.model.model_config.vocab_size, shape, generator=generator).to(device)
+        mask = torch.ones_like(rows[:, 1:], dtype=torch.bool)
+        inputs, labels = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        made.append({"input_ids": inputs, "input_mask": mask, "label_ids": labels, "label_mask": mask})
+    return itertools.cycle(made)
+
+
+def build_ours(config: Config, variant: str | None) -> tuple[Step, Any]:
+    """Return our trainer's step and the trainer."""
+    bring_up()
+    start_process_group()
+    from nanotron_zagreus.training.trainer import ZagreusTrainer
+
+    trainer = ZagreusTrainer(config)
+    if variant == "gradients one by one":
+        _restore_engine_gradients(trainer)
+    data, count = batches(config, trainer.device), itertools.count(1)
+    return lambda: trainer.run_step(next(count), data)[0], trainer  # type: ignore[return-value]
+
+
+def _restore_engine_gradients(trainer: Any) -> None:
+    """Let gradients be added up and clipped parameter by parameter, as the engine does."""
+    from nanotron.optim.clip_grads import clip_grad_norm
+
+    del trainer.grad_accumulator.backward
+
+    def clip() -> torch.Tensor:
+        named = trainer.unwrapped_model.get_named_params_with_correct_tied()
+        return clip_grad_norm(
+            mp_pg=trainer.parallel_context.mp_pg,
+            named_parameters=[(name, param) for name, param in named if param.requires_grad],
+            grad_accumulator=trainer.grad_accumulator,
+            max_norm=trainer.run.optimizer.clip_grad,
+        )
+
+    trainer._clip_gradients = clip
+
+
+def build_stock(config: Config) -> tuple[Step, Any]:
+    """Return the step of Nanotron's own trainer with its own Llama, and the trainer."""
+    engine = bring_up("nanotron-0.4")
+    start_process_group()
+    from nanotron.config import LlamaConfig
+    from nanotron.models.llama import LlamaForTraining
+    from nanotron.trainer import DistributedTrainer
+
+    from benchmarks.stock_llama import serve_flash_attn
+    from nanotron_zagreus.engine.translation import engine_config_file
+
+    serve_flash_attn()
+    known = {field.name for field in dataclasses.fields(LlamaConfig)}
+    data = engine.translate(config)
+    data["model"]["model_config"] = {k: v for k, v in data["model"]["model_config"].items() if k in known}
+    with cuda_as_cpu(), engine_config_file(data) as path:
+        trainer = DistributedTrainer(str(path), model_class=LlamaForTraining)
+        trainer.pipeline_engine = trainer.config.parallelism.pp_engine
+        trainer.pipeline_engine.nb_microbatches = trainer.n_micro_batches_per_batch
+    model = trainer.unwrapped_model
+    model.module_id_to_prefix = {id(m): f"{name}." if name else "" for name, m in model.named_modules()}
+    trainer.iteration_step = 10  # it logs memory in the first five
+    data_iterator = batches(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def step() -> torch.Tensor:
+        with cuda_as_cpu():
+            return trainer.training_step(data_iterator)[1]
+
+    return step, trainer
+
+
+def build_transformers(config: Config) -> tuple[Step, Any]:
+    """Return a step of transformers' LlamaForCausalLM: SDPA, the whole model compiled, fp32 weights under autocast."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    known = set(LlamaConfig().to_dict())
+    shape = {k: v for k, v in to_plain(config.model.model_config).items() if k in known and v is not None}
+    model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="sdpa")).float().to(device)
+    compiled = torch.compile(model, dynamic=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    data, accumulation = batches(config, device), config.tokens.batch_accumulation_per_replica
+
+    def step() -> torch.Tensor:
+        total = torch.zeros((), device=device)
+        for _ in range(accumulation):
+            batch = next(data)
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                out = compiled(input_ids=batch["input_ids"], labels=batch["input_ids"], use_cache=False)
+            (out.loss / accumulation).backward()
+            total += out.loss.detach() / accumulation
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return total
+
+    return step, None
+
+
+def build(side: str, tiny: bool, micro_batch_size: int, accumulation: int) -> tuple[Step, Any, Config]:
+    """Return a side's step, its trainer if it has one, and its configuration."""
+    changes = OURS.get(side, {})
+    config = configuration(tiny, micro_batch_size, accumulation, changes)
+    if side == "stock nanotron":
+        return *build_stock(config), config
+    if side == "transformers, compiled":
+        return *build_transformers(config), config
+    return *build_ours(config, changes.get("benchmark")), config

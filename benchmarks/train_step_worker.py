@@ -1,0 +1,108 @@
+"""One side of benchmarks/train_step.py in a process of its own, so that its memory is its own too.
+
+The parent says "steps N" or "stop" through a pipe; the worker answers with seconds, peak memory and times by part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from benchmarks.train_step_sides import build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What some steps of one side took."""
+
+    seconds: float
+    peak_bytes: int
+    """GPU memory allocated at most; on a CPU the process's largest resident size."""
+    loss: float
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds by part, where asked for; measured with the device stopped between parts."""
+
+
+def serve(connection: Connection, side: str, tiny: bool, micro_batch_size: int, accumulation: int) -> None:
+    """Build the side, say "ready" or why not, then run steps on request until told to stop."""
+    try:
+        step, trainer, _ = build(side, tiny, micro_batch_size, accumulation)
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}")
+        return
+    connection.send("ready")
+    while (request := connection.recv()) is not None:
+        num_steps, by_part = request
+        try:
+            connection.send(_run(step, trainer, num_steps, by_part))
+        except Exception as error:
+            connection.send(f"{type(error).__name__}: {error}")
+            return
+
+
+def _run(step: Any, trainer: Any, num_steps: int, by_part: bool) -> Timing:
+    parts: dict[str, float] = defaultdict(float)
+    loss = torch.zeros(())
+    wait()
+    started = now()
+    with _timed_parts(trainer, parts) if by_part and trainer is not None else contextlib.nullcontext():
+        for _ in range(num_steps):
+            loss = step()
+        wait()
+    seconds = now() - started
+    if parts:
+        parts["rest"] = seconds - sum(parts.values())
+    return Timing(seconds=seconds, peak_bytes=peak_bytes(), loss=float(loss), parts=dict(parts))
+
+
+@contextlib.contextmanager
+def _timed_parts(trainer: Any, parts: dict[str, float]) -> Iterator[None]:
+    """Time the trainer's forward and backward passes and the optimizer's update."""
+    engine = trainer.pipeline_engine
+    places = [(engine, "forward"), (engine, "backward"), (trainer.optimizer, "step")]
+    originals = [getattr(owner, name) for owner, name in places]
+    for (owner, name), original in zip(places, originals, strict=True):
+        setattr(owner, name, _timed(original, name if owner is engine else "optimizer", parts))
+    try:
+        yield
+    finally:
+        for (owner, name), original in zip(places, originals, strict=True):
+            setattr(owner, name, original)
+
+
+def _timed(function: Any, part: str, parts: dict[str, float]) -> Any:
+    def timed(*arguments: Any, **options: Any) -> Any:
+        wait()
+        started = now()
+        result = function(*arguments, **options)
+        wait()
+        parts[part] += now() - started
+        return result
+
+    return timed
+
+
+def now() -> float:
+    """Return a clock in seconds: on a GPU the wall's; on a CPU the processor's, which other programs do not stop."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+def wait() -> None:
+    """Wait for the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_bytes() -> int:
+    """Return the most memory this process has held: of the GPU's where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
