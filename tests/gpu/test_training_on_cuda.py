@@ -1,0 +1,72 @@
+"""The same tiny run on a GPU and on the CPU."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "integration"))
+from tiny_runs import launch, read_losses, tiny_config, write_config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, none is here"),
+]
+
+
+def test_a_gpu_gives_the_cpus_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {}
+    for name in ("gpu", "cpu"):
+        config = tiny_config(tmp_path, checkpoints__checkpoints_path=str(tmp_path / name))
+        files[name] = write_config(tmp_path / f"{name}.yaml", config)
+    launch([files["gpu"]], num_processes=1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    launch([files["cpu"]], num_processes=1)
+    gpu, cpu = read_losses(tmp_path / "gpu"), read_losses(tmp_path / "cpu")
+    # fp32 kernels of two devices add in different orders (TF32 is off by default).
+    assert max(abs(gpu[step] - cpu[step]) for step in cpu) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["cudnn", "flash", "varlen", "sdpa"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_gpu_kernel_gives_masked_attention_and_its_gradients(name: str, apart: bool) -> None:
+    from nanotron_zagreus.model.attention import causal_attention
+    from nanotron_zagreus.model.attention_kernels import KERNELS
+    from nanotron_zagreus.model.documents import documents_of
+
+    if apart and name in ("cudnn", "flash"):
+        pytest.skip("does not keep documents apart; config.checks refuses it")
+    positions = torch.cat((torch.arange(100), torch.arange(156))).expand(2, -1).cuda()
+    documents = documents_of(positions) if apart else None
+    inputs = [torch.randn(2, 256, n, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for n in (6, 2, 2)]
+    grad = torch.randn_like(inputs[0])
+    exact = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    reference = causal_attention(*exact, documents)
+    out = KERNELS[name](*inputs, documents)
+    results = (out, *torch.autograd.grad(out, inputs, grad))
+    expected = (reference, *torch.autograd.grad(reference, exact, grad.float()))
+    for ours, theirs in zip(results, expected, strict=True):
+        assert ((ours.float() - theirs).norm() / theirs.norm()).item() < 1e-2  # bf16 keeps 8 bits
+
+
+def test_the_chunked_loss_of_a_gpu_is_no_further_from_fp64_than_the_plain_one() -> None:
+    from nanotron_zagreus.model.linear_cross_entropy import linear_cross_entropy
+
+    hidden = torch.randn(700, 64, device="cuda").bfloat16().requires_grad_()
+    weight = (0.3 * torch.randn(1000, 64, device="cuda")).bfloat16().requires_grad_()
+    labels, scale = torch.randint(0, 1000, (700,), device="cuda"), torch.full((700,), 1 / 2100, device="cuda")
+
+    def plain(h: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        logits = h @ w.t()
+        logits = logits if logits.dtype is torch.float64 else logits.float()
+        return (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * scale).sum()
+
+    exact = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
+    truth = torch.autograd.grad(plain(*exact), exact)
+    theirs = torch.autograd.grad(plain(hidden, weight), (hidden, weight))
+    chunked = linear_cross_entropy(hidden, weight, labels, scale, rows_per_chunk=128)
+    for ours, other, right in zip(torch.autograd.grad(chunked, (hidden, weight)), theirs, truth, strict=True):
+        assert (ours - right).norm() <= 1.01 * (other - right).norm()

@@ -1,0 +1,75 @@
+"""Names inside a checkpoints folder; nothing read from disk is trusted as a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nanotron_zagreus.checkpoints import layout
+from nanotron_zagreus.errors import InputError, MissingInputError
+
+
+def make_step(root: Path, step: int) -> Path:
+    folder = root / str(step)
+    folder.mkdir(parents=True)
+    (folder / "model_config.json").write_text("{}")
+    return folder
+
+
+def test_latest_resolves_to_the_step_it_names(tmp_path: Path) -> None:
+    make_step(tmp_path, 5)
+    folder = make_step(tmp_path, 10)
+    layout.write_latest(tmp_path, 10)
+    assert layout.resolve_checkpoint(tmp_path) == folder
+    assert layout.resolve_checkpoint(tmp_path / "5") == tmp_path / "5"
+    assert not list(tmp_path.glob(".latest*"))
+
+
+def test_steps_are_listed_in_order_and_unfinished_ones_left_out(tmp_path: Path) -> None:
+    for step in (100, 20, 3):
+        make_step(tmp_path, step)
+    (tmp_path / ".saving-7").mkdir()
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "9").symlink_to(tmp_path / "3")
+    assert layout.list_steps(tmp_path) == [3, 20, 100]
+
+
+@pytest.mark.parametrize("text", ["../../etc", "/etc", "5\n6", "", "-1", "0x10", "٣", "5" * 100, "step 5"])
+def test_a_latest_file_that_is_no_step_number_is_refused(text: str, tmp_path: Path) -> None:
+    make_step(tmp_path, 5)
+    (tmp_path / "latest.txt").write_text(text)
+    with pytest.raises(InputError, match=r"latest\.txt"):
+        layout.resolve_checkpoint(tmp_path)
+
+
+def test_a_linked_latest_file_is_refused(tmp_path: Path) -> None:
+    make_step(tmp_path, 5)
+    (tmp_path / "elsewhere").write_text("5")
+    (tmp_path / "latest.txt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="symbolic link"):
+        layout.read_latest(tmp_path)
+
+
+def test_a_linked_step_folder_is_refused(tmp_path: Path) -> None:
+    outside = make_step(tmp_path / "outside", 5)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "5").symlink_to(outside)
+    layout.write_latest(root, 5)
+    with pytest.raises(MissingInputError):
+        layout.resolve_checkpoint(root)
+
+
+def test_a_missing_path_and_an_empty_folder_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="does not exist"):
+        layout.resolve_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(MissingInputError, match="no step was ever saved"):
+        layout.resolve_checkpoint(tmp_path)
+
+
+def test_latest_naming_a_missing_step_lists_those_that_are_there(tmp_path: Path) -> None:
+    make_step(tmp_path, 5)
+    layout.write_latest(tmp_path, 10)
+    with pytest.raises(MissingInputError, match=r"\[5\]"):
+        layout.resolve_checkpoint(tmp_path)

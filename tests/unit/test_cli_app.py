@@ -1,0 +1,56 @@
+"""Exit codes and one-line errors of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nanotron_zagreus.cli import app as cli
+from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError, WorkError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["no-such-command"], 2),
+        (["train"], 2),
+        (["check", "--config-file", "nowhere.yaml"], 2),
+        (["checkpoints", "list", "nowhere"], 2),
+    ],
+)
+def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == code
+    captured = capsys.readouterr()
+    if code:
+        assert "Traceback" not in captured.err
+        assert captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("x: got 1, expected 2"), 2),
+        (MissingInputError("x does not exist"), 2),
+        (VerificationError("x is damaged"), 3),
+        (WorkError("x failed"), 1),
+        (OSError(28, "No space left on device"), 1),
+        (KeyError("x"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_every_kind_of_error_has_its_code_and_one_line(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raising(**options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", raising)
+    assert cli.run(["x"]) == code
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_checkpoints_of_an_empty_folder_are_listed_as_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["checkpoints", "list", str(tmp_path), "--json"]) == 0
+    assert capsys.readouterr().out.strip() == "[]"

@@ -1,0 +1,197 @@
+"""A Hugging Face folder becomes a checkpoint and comes back the same file; what Nanotron cannot express is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanotron_zagreus.checkpoints.model_shards import open_model_shards
+from nanotron_zagreus.conversion.from_hf import import_folder
+from nanotron_zagreus.conversion.nanotron_layout import pipeline_ranks
+from nanotron_zagreus.conversion.to_hf import convert_checkpoint
+from nanotron_zagreus.errors import InputError, MissingInputError
+from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def hf(tmp_path: Path, tokenizer: Path) -> Path:
+    return make_hf(tmp_path, tokenizer)
+
+
+def make_hf(tmp_path: Path, tokenizer: Path, *, tied: bool = True, dtype: torch.dtype = torch.bfloat16) -> Path:
+    write_checkpoint(tmp_path / "source", replace(TINY, tie_word_embeddings=tied), dtype=dtype)
+    convert_checkpoint(tmp_path / "source", tmp_path / "hf", tokenizer, verify=False)
+    return tmp_path / "hf"
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in data.items() if value != "absent"}))
+
+
+@pytest.mark.parametrize("layout", [(1, 1, "0.4"), (5, 1, "main"), (1, 3, "0.4"), (5, 2, "0.4")])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_there_and_back_gives_the_same_file(
+    tmp_path: Path, tokenizer: Path, layout: tuple[int, int, Any], tied: bool, dtype: torch.dtype
+) -> None:
+    tp, pp, engine = layout
+    hf = make_hf(tmp_path, tokenizer, tied=tied, dtype=dtype)
+    record = import_folder(hf, tmp_path / "imported", tp=tp, pp=pp, engine=engine)
+    assert record.verification is not None
+    assert record.verification.top1_agreement == 1.0
+    convert_checkpoint(tmp_path / "imported", tmp_path / "again", tokenizer, verify=False)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (hf / name).read_bytes(), name
+
+
+def test_an_unpadded_checkpoint_comes_back_file_for_file(tmp_path: Path, hf: Path) -> None:
+    import_folder(hf, tmp_path / "imported", verify=False)
+    source = {
+        path.relative_to(tmp_path / "source"): path for path in (tmp_path / "source/model").rglob("*.safetensors")
+    }
+    assert len(source) == 20
+    for relative, path in source.items():
+        assert read_shard(tmp_path / "imported" / relative) == read_shard(path), relative
+
+
+def read_shard(path: Path) -> tuple[dict[str, str], bytes]:
+    """Return metadata and data; safetensors writes the metadata in no fixed order."""
+    raw = path.read_bytes()
+    end = 8 + int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8:end]), raw[end:]
+
+
+def test_padded_rows_are_zeros_for_this_project_and_the_mean_row_for_upstream(tmp_path: Path, hf: Path) -> None:
+    name = "model.token_position_embeddings.pp_block.token_embedding.weight"
+    import_folder(hf, tmp_path / "ours", tp=5, verify=False)
+    import_folder(hf, tmp_path / "theirs", tp=5, engine="main", verify=False)
+    ours, theirs = (open_model_shards(tmp_path / folder).tensors[name].read() for folder in ("ours", "theirs"))
+    assert ours.shape == theirs.shape == (135, 40)
+    assert not ours[131:].any()
+    assert torch.equal(theirs[131:], theirs[:131].float().mean(0).to(torch.bfloat16).expand(4, -1))
+
+
+def test_upstream_s_json_files_hold_its_documented_keys(tmp_path: Path, hf: Path) -> None:
+    import_folder(hf, tmp_path / "imported", tp=5, engine="main", verify=False)
+    metadata = json.loads((tmp_path / "imported/checkpoint_metadata.json").read_text())
+    assert set(metadata) == {"version", "tp", "dp", "metas", "cp", "custom_metas"}
+    assert (metadata["version"], metadata["tp"]) == ("1.5", 5)
+    assert metadata["metas"]["consumed_train_samples"] == 0
+    config = json.loads((tmp_path / "imported/model_config.json").read_text())
+    assert config["is_llama_config"] is True
+    assert config["rope_interleaved"] is False
+    # Every key of upstream main's LlamaConfig, which is built from this file without tolerance.
+    assert set(config) == {
+        "bos_token_id", "eos_token_id", "hidden_act", "hidden_size", "initializer_range", "intermediate_size",
+        "is_llama_config", "max_position_embeddings", "num_attention_heads", "num_hidden_layers", "attention_bias",
+        "num_key_value_heads", "pad_token_id", "pretraining_tp", "rms_norm_eps", "rope_scaling", "rope_theta",
+        "rope_interleaved", "tie_word_embeddings", "use_cache", "vocab_size", "_attn_implementation",
+        "z_loss_enabled", "z_loss_coefficient",
+    }  # fmt: skip
+
+
+def test_blocks_are_placed_as_the_engine_places_them() -> None:
+    ranks = pipeline_ranks(replace(TINY, num_hidden_layers=4, vocab_size=8), 2)
+    layers = [ranks[f"model.decoder.{layer}."] for layer in range(4)]
+    # The rank changes after the block that passes half of the cost, so the third layer is still the first rank's.
+    assert layers == [0, 0, 0, 1]
+    assert ranks["model.lm_head.pp_block.weight"] == 1
+    assert set(pipeline_ranks(TINY, 1).values()) == {0}
+
+
+def test_a_sharded_folder_is_read(tmp_path: Path, hf: Path) -> None:
+    tensors = load_file(hf / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, members in parts.items():
+        save_file({name: tensors[name] for name in members}, hf / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, members in parts.items() for name in members}}
+    (hf / "model.safetensors.index.json").write_text(json.dumps(index))
+    (hf / "model.safetensors").unlink()
+    record = import_folder(hf, tmp_path / "imported")
+    assert record.verification is not None
+    (hf / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(MissingInputError, match="model-00002"):
+        import_folder(hf, tmp_path / "other")
+
+
+def test_a_tied_head_stored_twice_must_be_the_embedding(tmp_path: Path, hf: Path) -> None:
+    tensors = load_file(hf / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, hf / "model.safetensors", metadata={"format": "pt"})
+    import_folder(hf, tmp_path / "imported", verify=False)
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, hf / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="ties the embeddings"):
+        import_folder(hf, tmp_path / "other", verify=False)
+
+
+def test_rounding_is_noted_and_verified(tmp_path: Path, tokenizer: Path) -> None:
+    hf = make_hf(tmp_path, tokenizer, dtype=torch.float32)
+    record = import_folder(hf, tmp_path / "imported", dtype="bfloat16")
+    assert record.dtype == "BF16"
+    assert any("F32" in notice for notice in record.notices)
+    assert record.verification is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"model_type": "qwen2"}, "model_type"),
+        ({"quantization_config": {"bits": 4}}, "quantis"),
+        ({"head_dim": 8}, "head_dim"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 32.0}}, "llama3"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+        ({"rope_theta": 500000.0}, "disagree"),
+        ({"hidden_size": 80}, "head_dim"),
+        ({"intermediate_size": 81}, "shape"),
+        ({"num_hidden_layers": 4}, "missing"),
+        ({"num_hidden_layers": 2}, "no tensor of a plain Llama"),
+        ({"tie_word_embeddings": False}, "lm_head"),
+    ],
+)
+def test_a_model_that_training_cannot_express_is_refused(
+    tmp_path: Path, hf: Path, changes: dict[str, Any], word: str
+) -> None:
+    change_config(hf, **changes)
+    with pytest.raises(InputError, match=word):
+        import_folder(hf, tmp_path / "imported")
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_config_of_either_transformers_generation_gives_the_same_theta(tmp_path: Path, tokenizer: Path) -> None:
+    for name, absent in (("v4", "rope_parameters"), ("v5", "rope_theta")):
+        (tmp_path / name).mkdir()
+        hf = make_hf(tmp_path / name, tokenizer)
+        change_config(hf, **{absent: "absent"})
+        import_folder(hf, tmp_path / name / "imported")
+        config = json.loads((tmp_path / name / "imported/model_config.json").read_text())
+        assert config["rope_theta"] == 10000.0
+
+
+@pytest.mark.parametrize(("sizes", "word"), [({"tp": 2}, "num_key_value_heads"), ({"pp": 4}, "pp"), ({"tp": 0}, "tp")])
+def test_sizes_that_do_not_divide_the_model_are_refused(
+    tmp_path: Path, hf: Path, sizes: dict[str, int], word: str
+) -> None:
+    with pytest.raises(InputError, match=word):
+        import_folder(hf, tmp_path / "imported", **sizes)  # type: ignore[arg-type]
+
+
+def test_pickled_weights_are_named_and_not_loaded(tmp_path: Path, hf: Path) -> None:
+    (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
+    with pytest.raises(MissingInputError, match="pickle"):
+        import_folder(hf, tmp_path / "imported")

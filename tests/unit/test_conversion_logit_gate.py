@@ -1,0 +1,59 @@
+"""The gate allows what fp32 rounding does in the very model, and still catches a wrong constant there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nanotron_zagreus.checkpoints.model_shards_writing import Placement, write_tensor_shards
+from nanotron_zagreus.conversion.logit_gate import MAX_LOGIT_DIFFERENCE, verify_logits
+from nanotron_zagreus.conversion.source import open_checkpoint
+from nanotron_zagreus.conversion.to_hf import convert_checkpoint
+from nanotron_zagreus.conversion.verify import load_model
+from nanotron_zagreus.conversion.weight_map import FINAL_NORM
+from nanotron_zagreus.errors import VerificationError
+from tests.unit.conversion_fixtures import write_checkpoint, write_tokenizer_folder
+
+
+@pytest.fixture
+def loud(tmp_path: Path) -> Path:
+    """A checkpoint whose logits are 256 times as large: fp32 moves them by more than what small ones may differ."""
+    write_checkpoint(tmp_path / "20")
+    (path,) = (tmp_path / "20/model/model/final_layer_norm/pp_block").iterdir()
+    weight = load_file(path)["data"].clone()
+    path.unlink()
+    write_tensor_shards(tmp_path / "20", FINAL_NORM, 256 * weight, None, Placement(1, 1, 0), "1.2")
+    write_tokenizer_folder(tmp_path / "tokenizer")
+    return tmp_path
+
+
+def test_large_logits_may_differ_by_what_rounding_does_to_them(loud: Path) -> None:
+    record = convert_checkpoint(loud / "20", loud / "hf", loud / "tokenizer")
+    assert record.verification is not None
+    assert record.verification.fp32_rounding > MAX_LOGIT_DIFFERENCE
+    assert record.verification.max_logit_difference <= 4 * record.verification.fp32_rounding
+
+
+def test_a_wrong_epsilon_shows_above_the_rounding_of_large_logits(loud: Path) -> None:
+    convert_checkpoint(loud / "20", loud / "hf", loud / "tokenizer", verify=False)
+    path = loud / "hf/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rms_norm_eps": 1e-6}))
+    source = open_checkpoint(loud / "20")
+    with pytest.raises(VerificationError, match="logits"):
+        verify_logits(load_model(loud / "hf"), source.arch, source.read)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_never_pass(loud: Path, value: float) -> None:
+    convert_checkpoint(loud / "20", loud / "hf", loud / "tokenizer", verify=False)
+    source = open_checkpoint(loud / "20")
+
+    def overflowing(name: str) -> torch.Tensor:
+        return torch.full_like(source.read(name), value) if name == FINAL_NORM else source.read(name)
+
+    with pytest.raises(VerificationError, match="logits"):
+        verify_logits(load_model(loud / "hf"), source.arch, overflowing)

@@ -1,0 +1,108 @@
+"""Tokenizers are copied as they are, rewritten only where transformers 4 could not read them, refused when unusable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanotron_zagreus.conversion.tokenizer_files import find_tokenizer, write_tokenizer
+from nanotron_zagreus.errors import InputError, MissingInputError
+from tests.unit.conversion_fixtures import NUM_TOKENS, TINY, write_tokenizer_folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_tokenizer_folder(tmp_path / "source")
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def written(source: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
+    out.mkdir()
+    notices = write_tokenizer(find_tokenizer(source), out, TINY)
+    return json.loads((out / "tokenizer_config.json").read_text()), notices
+
+
+def test_what_transformers_5_saves_becomes_what_transformers_4_reads(source: Path, tmp_path: Path) -> None:
+    change(source / "tokenizer_config.json", extra_special_tokens=["<x>"], is_local=True)
+    config, notices = written(source, tmp_path / "out")
+    assert config == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "additional_special_tokens": ["<x>"],
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    merges = json.loads((tmp_path / "out/tokenizer.json").read_text())["model"]["merges"]
+    assert merges
+    assert all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges)
+    assert len(notices) == 2
+
+
+def test_what_every_version_reads_is_copied_byte_for_byte(source: Path, tmp_path: Path) -> None:
+    portable = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
+        "model_input_names": ["input_ids", "attention_mask"], "model_max_length": 131072,
+    }  # fmt: skip
+    (source / "tokenizer_config.json").write_text(json.dumps(portable, indent=7))
+    data = json.loads((source / "tokenizer.json").read_text())
+    data["model"]["merges"] = [" ".join(merge) for merge in data["model"]["merges"]]
+    (source / "tokenizer.json").write_text(json.dumps(data, indent=3))
+    (source / "special_tokens_map.json").write_text('{"bos_token": "<s>"}')
+    (source / "model.safetensors").write_text("not a tokenizer's file")
+    _, notices = written(source, tmp_path / "out")
+    assert notices == []
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes(), name
+
+
+def test_a_merge_with_a_space_inside_stays_a_pair(source: Path, tmp_path: Path) -> None:
+    data = json.loads((source / "tokenizer.json").read_text())
+    first = next(token for token in data["model"]["vocab"] if len(token) == 1)
+    data["model"]["vocab"] |= {" x": 131, f" x{first}": 132}
+    data["model"]["merges"].append([" x", first])
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    written(source, tmp_path / "out")
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+def test_a_lone_file_gets_its_special_tokens_from_the_model(source: Path, tmp_path: Path) -> None:
+    (source / "tokenizer.json").rename(tmp_path / "mine.json")
+    config, _ = written(tmp_path / "mine.json", tmp_path / "out")
+    assert (config["bos_token"], config["eos_token"], config["model_max_length"]) == ("<s>", "</s>", 256)
+    assert find_tokenizer(tmp_path / "mine.json").num_tokens == NUM_TOKENS
+
+
+def test_a_hub_id_is_found_in_the_cache(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "hub/models--org--tokenizer"
+    (repository / "snapshots").mkdir(parents=True)
+    source.rename(repository / "snapshots/0123456789abcdef")
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0123456789abcdef")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert find_tokenizer("org/tokenizer").num_tokens == NUM_TOKENS
+    with pytest.raises(MissingInputError, match="hf download"):
+        find_tokenizer("org/another")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere.json", "a/b/c"])
+def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(MissingInputError, match="no such file or folder"):
+        find_tokenizer(name)
+
+
+def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingInputError, match=r"tokenizer\.json"):
+        find_tokenizer(tmp_path / "empty")
+    (tmp_path / "tokenizer.json").write_text('{"model": 3}')
+    with pytest.raises(InputError, match="not readable"):
+        find_tokenizer(tmp_path / "tokenizer.json")

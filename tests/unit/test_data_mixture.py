@@ -1,0 +1,327 @@
+"""The mixture's contract: which samples make up a step, over epochs, stages and resumes."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanotron_zagreus.data.mixture import HELD_OUT, SampleId, open_mixture
+from nanotron_zagreus.errors import InputError, MissingInputError, WorkError
+from tests.unit.data_fixtures import make_config, write_shard, write_source
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shards")
+    return {
+        "a": str(write_source(root / "a", [10, 0, 7])),
+        "b": str(write_source(root / "b", [20, 13])),
+        "c": str(write_source(root / "c", [25])),
+    }
+
+
+def samples_of(mixture, steps):
+    return [sample for step in steps for sample in mixture.samples_of_step(step)]
+
+
+def windows_of(samples, source):
+    return [(sample.shard, sample.window) for sample in samples if sample.source == source]
+
+
+def test_each_window_comes_once_per_epoch_in_another_order(folders):
+    mixture = open_mixture(make_config([{"dataset": {"dataset_folder": folders["a"]}}]))
+    drawn = windows_of(samples_of(mixture, range(1, 21)), 0)[: 17 * 4]
+    epochs = [drawn[first : first + 17] for first in range(0, 68, 17)]
+    every = [(0, window) for window in range(10)] + [(2, window) for window in range(7)]
+    assert all(sorted(epoch) == every for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_epochs_are_counted_from_zero(folders):
+    mixture = open_mixture(make_config([{"dataset": {"dataset_folder": folders["a"]}}]))
+    epochs = [sample.epoch for sample in samples_of(mixture, range(1, 21))]
+    assert epochs == [number // 17 for number in range(80)]
+
+
+def test_declared_weights_are_followed_exactly(folders):
+    dataset = {"dataset_folder": [folders["a"], folders["b"], folders["c"]], "dataset_weights": [0.4, 0.4, 0.2]}
+    mixture = open_mixture(make_config([{"dataset": dataset}], tokens={"train_steps": 50}))
+    counts = Counter(sample.source for sample in samples_of(mixture, range(1, 51)))
+    assert counts == {0: 80, 1: 80, 2: 40}
+
+
+def test_pinned_samples_do_not_change_between_versions(folders):
+    """A run resumed by a later version must go on with the samples it would have had."""
+    dataset = {"dataset_folder": [folders["a"], folders["b"], folders["c"]], "dataset_weights": [0.4, 0.4, 0.2]}
+    ids = open_mixture(make_config([{"dataset": dataset}])).samples_of_step(15)
+    assert ids == [(0, 1, 0, 0, 14), (0, 2, 0, 0, 2), (0, 1, 0, 1, 9), (0, 0, 1, 0, 4)]
+
+
+def test_loading_workers_change_nothing(folders):
+    def samples(num_workers):
+        config = make_config([{"dataset": {"dataset_folder": folders["b"]}}])
+        stage = config.data_stages[0]
+        data = replace(stage.data, num_loading_workers=num_workers)
+        return open_mixture(replace(config, data_stages=(replace(stage, data=data),))).samples_of_step(7)
+
+    assert samples(0) == samples(5)
+
+
+def test_without_weights_the_windows_decide(folders):
+    dataset = {"dataset_folder": [folders["a"], folders["b"]]}
+    mixture = open_mixture(make_config([{"dataset": dataset}], tokens={"micro_batch_size": 5, "train_steps": 10}))
+    counts = Counter(sample.source for sample in samples_of(mixture, range(1, 11)))
+    assert counts == {0: 17, 1: 33}
+
+
+def test_groups_divide_their_tokens_by_size(folders):
+    groups = {
+        "english": {"dataset_folder": [folders["a"], folders["b"]], "tokens": 400},
+        "code": {"dataset_folder": folders["c"], "tokens": 100},
+    }
+    mixture = open_mixture(make_config([{"dataset": {"dataset_groups": groups}}], tokens={"train_steps": 125}))
+    counts = Counter(str(mixture.sources[sample.source].folder) for sample in samples_of(mixture, range(1, 126)))
+    assert counts == {folders["a"]: 136, folders["b"]: 264, folders["c"]: 100}
+
+
+def test_the_order_of_a_mapping_means_nothing(folders):
+    """A checkpoint's config.yaml is written with sorted keys; reading it back must give the same samples."""
+    forward = {folders["a"]: 1.0, folders["b"]: 2.0, folders["c"]: 2.0}
+    backward = dict(reversed(forward.items()))
+    one, two = (open_mixture(make_config([{"dataset": {"dataset_folder": d}}])) for d in (forward, backward))
+    assert one.samples_of_step(3) == two.samples_of_step(3)
+    assert one.sources[0].folder == two.sources[0].folder
+
+
+def test_a_stage_continues_sources_where_the_stage_before_left_them(folders):
+    two = [folders["a"], folders["b"]]
+    stages = [
+        {"dataset": {"dataset_folder": two, "dataset_weights": [1, 3]}},
+        {"start": 6, "seed": 99, "dataset": {"dataset_folder": [folders["c"], folders["a"]]}},
+    ]
+    mixture = open_mixture(make_config(stages))
+    drawn = windows_of(samples_of(mixture, range(1, 21)), 0)
+    assert len(drawn) > 17
+    assert len(set(drawn[:17])) == 17
+
+
+def test_changing_a_later_stage_changes_nothing_before_it(folders):
+    two = [folders["a"], folders["b"]]
+
+    def samples(later):
+        first = {"dataset": {"dataset_folder": two, "dataset_weights": [1, 3]}}
+        return samples_of(open_mixture(make_config([first, {"start": 8, "dataset": later}])), range(1, 8))
+
+    assert samples({"dataset_folder": two, "dataset_weights": [3, 1]}) == samples({"dataset_folder": folders["c"]})
+
+
+def test_the_seed_chooses_another_order(folders):
+    def samples(seed):
+        stage = {"dataset": {"dataset_folder": folders["b"]}, "seed": seed}
+        return samples_of(open_mixture(make_config([stage])), range(1, 5))
+
+    assert samples(1) != samples(2)
+    assert samples(1) == samples(1)
+
+
+def test_tokens_are_those_of_the_window(folders):
+    mixture = open_mixture(make_config([{"dataset": {"dataset_folder": folders["a"]}}]))
+    ids = mixture.samples_of_step(3)
+    tokens = mixture.read(ids)
+    assert tokens.shape == (4, 9) and tokens.dtype == np.uint16
+    for row, sample in zip(tokens, ids, strict=True):
+        first = sample.shard * 100 + sample.window * 9
+        assert row.tolist() == list(range(first, first + 9))
+
+
+def test_held_out_windows_are_never_trained_on(folders):
+    dataset = {"dataset_folder": [folders["a"], folders["b"]]}
+    mixture = open_mixture(make_config([{"dataset": dataset}], zagreus={"validation_windows_per_source": 2}))
+    held_out = mixture.held_out()
+    assert [(sample.source, sample.shard, sample.window) for sample in held_out] == [
+        (0, 2, 5), (1, 1, 11), (0, 2, 6), (1, 1, 12)
+    ]  # fmt: skip
+    assert {(sample.stage, sample.epoch) for sample in held_out} == {(HELD_OUT, HELD_OUT)}
+    trained = {(sample.source, sample.shard, sample.window) for sample in samples_of(mixture, range(1, 21))}
+    assert not trained & {(sample.source, sample.shard, sample.window) for sample in held_out}
+    assert mixture.read(held_out)[0].tolist() == list(range(245, 254))
+
+
+def test_a_source_repeated_beyond_the_limit_is_refused(folders):
+    stages = [{"dataset": {"dataset_folder": folders["a"]}}]
+    with pytest.raises(InputError, match=r"4\.71 times.*limit of 4"):
+        open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
+    open_mixture(make_config(stages, zagreus={"max_source_epochs": 5}))
+
+
+def test_a_group_has_its_own_limit(folders):
+    def open_with(max_epochs):
+        group = {"dataset_folder": folders["a"], "tokens": 1, "max_epochs": max_epochs}
+        stages = [{"dataset": {"dataset_groups": {"only": group}}}]
+        return open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
+
+    open_with(5)
+    with pytest.raises(InputError, match="limit of 3"):
+        open_with(3)
+
+
+def test_repetition_counts_all_stages(folders):
+    stages = [{"dataset": {"dataset_folder": folders["a"]}}, {"start": 11, "dataset": {"dataset_folder": folders["a"]}}]
+    with pytest.raises(InputError, match="stage 'stage 1'"):
+        open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
+
+
+def test_a_missing_folder_is_named_with_its_field(folders, tmp_path):
+    with pytest.raises(MissingInputError, match=r"data_stages\[0\]\.data\.dataset.*nowhere"):
+        open_mixture(make_config([{"dataset": {"dataset_folder": str(tmp_path / "nowhere")}}]))
+
+
+def test_another_tokenizer_is_refused_unless_its_name_is_accepted(folders):
+    dataset = {"dataset_folder": folders["a"]}
+    other = {"tokenizer_name_or_path": "org/other"}
+    with pytest.raises(InputError, match=r"test-tokenizer.*org/other"):
+        open_mixture(make_config([{"dataset": dataset}], tokenizer=other))
+    named = {**dataset, "tokenizer_names": ["test-tokenizer"]}
+    open_mixture(make_config([{"dataset": named}], tokenizer=other))
+
+
+def test_sources_of_two_token_sizes_are_refused(folders, tmp_path):
+    wide = write_source(tmp_path / "wide", [10], token_size=4)
+    with pytest.raises(InputError, match="4 bytes a token"):
+        open_mixture(make_config([{"dataset": {"dataset_folder": [folders["a"], str(wide)]}}]))
+
+
+def test_a_token_outside_the_vocabulary_is_named_when_it_is_read(tmp_path):
+    path = write_shard(tmp_path, 0, 40_000)
+    mixture = open_mixture(make_config([{"dataset": {"dataset_folder": str(tmp_path)}}]))
+    with path.open("r+b") as file:
+        file.seek(300 * 18)  # window 300, between the blocks that are looked at when the source is opened
+        file.write(b"\xff\xff")
+    with pytest.raises(WorkError, match=r"00000_unshuffled\.ds.*token 65535 in window 300"):
+        mixture.read([SampleId(0, 0, 0, 0, 299), SampleId(0, 0, 0, 0, 300)])
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_resumed_run_draws_what_the_uninterrupted_one_would(folders, data):
+    names = st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True)
+    stages = []
+    for start in (1, 7, 12):
+        chosen = data.draw(names)
+        weights = data.draw(st.lists(st.floats(0.1, 9), min_size=len(chosen), max_size=len(chosen)))
+        stages.append(
+            {"start": start, "dataset": {"dataset_folder": [folders[n] for n in chosen], "dataset_weights": weights}}
+        )
+    config = make_config(stages)
+    whole = open_mixture(config)
+    step = data.draw(st.integers(0, 20))
+    state = json.loads(json.dumps(whole.state(step), sort_keys=True))
+    resumed = open_mixture(config, progress=state)
+    assert samples_of(resumed, range(1, 21)) == samples_of(whole, range(1, 21))
+    assert resumed.state(20) == whole.state(20)
+    assert state["samples"] == step * 4
+
+
+def test_the_state_counts_samples_per_stage_and_source(folders):
+    stages = [
+        {"name": "one", "dataset": {"dataset_folder": [folders["a"], folders["b"]], "dataset_weights": [1, 3]}},
+        {"name": "two", "start": 5, "dataset": {"dataset_folder": folders["c"]}},
+    ]
+    state = open_mixture(make_config(stages)).state(6)
+    assert [(stage["name"], stage["samples"], stage["samples_per_source"]) for stage in state["stages"]] == [
+        ("one", 16, [4, 12]),
+        ("two", 8, [8]),
+    ]
+    assert state["samples"] == 24
+
+
+def resume(config_before, config_after, step=6):
+    return open_mixture(config_after, progress=open_mixture(config_before).state(step))
+
+
+def test_a_changed_batch_is_refused_unless_accepted(folders):
+    stages = [
+        {"dataset": {"dataset_folder": [folders["a"], folders["b"]]}},
+        {"start": 9, "dataset": {"dataset_folder": folders["c"]}},
+    ]
+    small, large = {"micro_batch_size": 4}, {"micro_batch_size": 6}
+    with pytest.raises(InputError, match=r"1 x 6 x 1 = 6 samples.*with 4"):
+        resume(make_config(stages, tokens=small), make_config(stages, tokens=large))
+    accepted = make_config(stages, tokens=large, zagreus={"accept_changed_batch": True})
+    before = open_mixture(make_config(stages, tokens=small))
+    after = resume(make_config(stages, tokens=small), accepted)
+    assert samples_of(after, range(1, 7)) == samples_of(before, range(1, 7))
+    one_stage = make_config(stages[:1], tokens={**small, "train_steps": 20})
+    straight = samples_of(open_mixture(one_stage), range(1, 21))
+    assert samples_of(after, range(1, 9)) == straight[: 6 * 4 + 2 * 6]
+    assert [leg for stage in after.state(10)["stages"] for leg in stage["legs"]] == [[1, 0, 4], [7, 24, 6], [9, 0, 6]]
+    again = open_mixture(accepted, progress=after.state(10))
+    assert samples_of(again, range(1, 21)) == samples_of(after, range(1, 21))
+
+
+def test_a_stage_in_the_past_cannot_be_edited(folders):
+    def stages(start, folder="b"):
+        first = {"dataset": {"dataset_folder": folders["a"]}}
+        return make_config([first, {"start": start, "dataset": {"dataset_folder": folders[folder]}}])
+
+    with pytest.raises(InputError, match=r"data_stages\[1\]\.start_training_step: got 4"):
+        resume(stages(5), stages(4), step=6)
+    with pytest.raises(InputError, match="step 7 or later"):
+        resume(stages(9), stages(4), step=6)
+    resume(stages(9), stages(7, "c"), step=6)
+    with pytest.raises(InputError, match="stages"):
+        resume(stages(5), make_config([{"dataset": {"dataset_folder": folders["a"]}}]), step=6)
+
+
+def test_changed_data_is_refused_with_the_list_of_changes(tmp_path):
+    write_source(tmp_path / "x", [10, 10])
+    config = make_config([{"dataset": {"dataset_folder": str(tmp_path / "x")}}])
+    state = open_mixture(config).state(3)
+    write_shard(tmp_path / "x", 1, 93, first_token=500)
+    write_shard(tmp_path / "x", 2, 93)
+    with pytest.raises(InputError, match=r"00002_unshuffled.ds is new.*00001_unshuffled.ds has other content"):
+        open_mixture(config, progress=state)
+    accepting = make_config(
+        [{"dataset": {"dataset_folder": str(tmp_path / "x")}}],
+        zagreus={"accept_changed_data": True, "max_source_epochs": 1000},
+    )
+    assert open_mixture(accepting, progress=state).samples_of_step(4)
+
+
+def test_swapped_shards_are_noticed(tmp_path):
+    write_source(tmp_path / "x", [10, 10])
+    config = make_config([{"dataset": {"dataset_folder": str(tmp_path / "x")}}])
+    state = open_mixture(config).state(3)
+    one, two = (tmp_path / "x" / f"0000{rank}_unshuffled.ds" for rank in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(content)
+    with pytest.raises(InputError, match="other content"):
+        open_mixture(config, progress=state)
+
+
+def test_changed_weights_seed_and_length_are_refused(folders):
+    def config(weights=(1, 3), seed=8, length=8):
+        dataset = {"dataset_folder": [folders["a"], folders["b"]], "dataset_weights": list(weights)}
+        return make_config([{"dataset": dataset, "seed": seed}], tokens={"sequence_length": length})
+
+    for changed, word in ((config(weights=(3, 1)), "weights"), (config(seed=9), "seed"), (config(length=5), "length")):
+        with pytest.raises(InputError, match=word):
+            resume(config(), changed)
+
+
+def test_moved_folders_are_the_same_data(folders, tmp_path):
+    state = open_mixture(make_config([{"dataset": {"dataset_folder": folders["a"]}}])).state(4)
+    moved = write_source(tmp_path / "elsewhere", [10, 0, 7])
+    mixture = open_mixture(make_config([{"dataset": {"dataset_folder": str(moved)}}]), progress=state)
+    assert mixture.state(4)["samples"] == 16
+
+
+def test_a_step_outside_the_run_is_refused(folders):
+    mixture = open_mixture(make_config([{"dataset": {"dataset_folder": folders["a"]}}]))
+    with pytest.raises(InputError, match="1 to 20"):
+        mixture.samples_of_step(21)

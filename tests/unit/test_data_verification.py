@@ -1,0 +1,140 @@
+"""Whole reads of shards, and the commands around them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nanotron_zagreus.cli.app import EXIT_BAD_INPUT, EXIT_VERIFICATION, run
+from nanotron_zagreus.data.verification import mixed_tokenizers, random_window, shard_paths, verify_shard
+from nanotron_zagreus.errors import MissingInputError
+from tests.unit.data_fixtures import make_config, write_shard, write_source
+from tests.unit.tokenizer_fixtures import train_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for rank in range(3):
+        write_shard(tmp_path / "source", rank, 1000)
+    return tmp_path / "source"
+
+
+def overwrite(path, place, values, dtype):
+    with path.open("r+b") as file:
+        file.seek(place * np.dtype(dtype).itemsize)
+        file.write(np.array(values, dtype=dtype).tobytes())
+
+
+def test_a_sound_shard_has_no_problem(folder):
+    report = verify_shard(folder / "00000_unshuffled.ds", 1000)
+    assert (report.problem, report.num_tokens, report.num_documents, report.largest_token) == (None, 1000, 143, 999)
+
+
+def test_a_single_token_out_of_range_is_found_with_its_place(folder):
+    overwrite(folder / "00001_unshuffled.ds", 517, [1000], "<u2")
+    problem = verify_shard(folder / "00001_unshuffled.ds", 1000).problem
+    assert "token 1000 at place 517" in problem and "00001" in problem
+
+
+def test_the_vocabulary_size_is_taken_from_the_record(folder):
+    record = {"tokenizer": "test-tokenizer", "vocab_size": 500}
+    (folder / "tokenization.json").write_text(json.dumps(record))
+    assert "vocabulary of 500" in verify_shard(folder / "00000_unshuffled.ds").problem
+
+
+def test_documents_that_go_backwards_are_found(folder):
+    overwrite(folder / "00002_unshuffled.ds.index", 5, [3], "<u8")
+    assert "go backwards" in verify_shard(folder / "00002_unshuffled.ds").problem
+
+
+def test_a_shard_of_another_tokenizer_is_found(folder):
+    write_shard(folder, 1, 1000, tokenizer="another")
+    assert "another" in mixed_tokenizers(shard_paths(folder))[0]
+    (folder / "tokenization.json").write_text(json.dumps({"tokenizer": "test-tokenizer"}))
+    assert "'another'" in verify_shard(folder / "00001_unshuffled.ds").problem
+
+
+def test_a_window_lies_inside_its_shard(folder):
+    for seed in range(20):
+        shard, first, tokens = random_window(folder, 100, seed)
+        assert len(tokens) == 100 and first + 100 <= shard.num_tokens
+        assert tokens[0] == first % 1000
+    assert len(random_window(folder, 5000, 0)[2]) == 1000
+
+
+def test_a_folder_without_shards_is_refused(tmp_path):
+    with pytest.raises(MissingInputError, match=r"no \.ds"):
+        shard_paths(tmp_path)
+
+
+def test_verify_ends_with_3_when_a_shard_is_not_sound(folder, capsys):
+    assert run(["shards", "verify", str(folder), "--vocab-size", "1000"]) == 0
+    assert "3 shards, 429 documents, 3,000 tokens: all sound" in capsys.readouterr().out
+    (folder / "00001_unshuffled.ds").write_bytes(b"")
+    assert run(["shards", "verify", str(folder)]) == EXIT_VERIFICATION
+    assert "00001_unshuffled.ds" in capsys.readouterr().out
+    assert run(["shards", "verify", str(folder), "--json"]) == EXIT_VERIFICATION
+    reports = json.loads(capsys.readouterr().out)
+    assert [report["problem"] is None for report in reports] == [True, False, True]
+
+
+def test_verify_says_what_it_could_not_check(folder, capsys):
+    assert run(["shards", "verify", str(folder)]) == 0
+    assert "--vocab-size" in capsys.readouterr().out
+
+
+def test_stats_sum_up_each_source(folder, capsys):
+    write_shard(folder.parent / "other", 0, 70)
+    assert run(["shards", "stats", str(folder.parent), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["num_shards"], row["num_documents"], row["num_tokens"]) for row in rows] == [
+        (1, 10, 70),
+        (3, 429, 3000),
+    ]
+    assert run(["shards", "stats", str(folder.parent)]) == 0
+    assert "3,000" in capsys.readouterr().out
+
+
+def test_show_decodes_a_window(folder, tmp_path, capsys):
+    tokenizer = train_tokenizer(tmp_path / "tokenizer")
+    write_shard(tmp_path / "small", 0, 300, tokenizer=str(tokenizer))
+    assert run(["shards", "show", str(tmp_path / "small"), "--tokens", "300", "--seed", "1"]) == 0
+    assert "<|begin_of_text|>" in capsys.readouterr().out
+    assert run(["shards", "show", str(tmp_path / "nowhere")]) == EXIT_BAD_INPUT
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    from nanotron_zagreus.config import dump_config
+
+    group = {"dataset_folder": str(write_source(tmp_path / "a", [50])), "tokens": 1000, "max_epochs": 2}
+    other = {"dataset_folder": str(write_source(tmp_path / "b", [50])), "tokens": 280}
+
+    def write(train_steps):
+        config = make_config(
+            [{"dataset": {"dataset_groups": {"x": group, "y": other}}}], tokens={"train_steps": train_steps}
+        )
+        path = tmp_path / "c.yaml"
+        path.write_text(dump_config(config))
+        return str(path)
+
+    return write
+
+
+def test_mixture_prints_what_is_drawn(config_file, capsys):
+    assert run(["mixture", "--config-file", config_file(30), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["share"], row["drawn_tokens"], row["epochs"]) for row in rows] == [
+        (0.78125, 94 * 8, 94 / 50),
+        (0.21875, 26 * 8, 26 / 50),
+    ]
+    assert run(["mixture", "--config-file", config_file(30)]) == 0
+    printed = capsys.readouterr().out
+    assert "78.12%" in printed and "notice" in printed and "75.00% of its target" in printed
+
+
+def test_mixture_shows_the_table_and_refuses_too_many_epochs(config_file, capsys):
+    assert run(["mixture", "--config-file", config_file(40)]) == EXIT_BAD_INPUT
+    captured = capsys.readouterr()
+    assert "78.12%" in captured.out
+    assert "limit of 2" in captured.err

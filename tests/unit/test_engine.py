@@ -1,0 +1,87 @@
+"""Finding, repairing and containing the engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
+from nanotron_zagreus.engine.detection import find_engine
+
+
+def test_pypis_nanotron_cannot_be_imported_by_itself() -> None:
+    """The day this fails, the repair of the import circle can go."""
+    if find_engine().name != "nanotron-0.4":
+        pytest.skip("the engine installed here is not PyPI's")
+    done = subprocess.run([sys.executable, "-c", "import nanotron.trainer"], capture_output=True, check=False)
+    assert done.returncode != 0
+
+
+def test_bring_up_is_idempotent_and_leaves_no_stand_in_behind() -> None:
+    code = """
+import sys
+from nanotron_zagreus.engine.bringup import bring_up
+first = bring_up()
+import nanotron.trainer, nanotron.distributed as dist, nanotron.config
+reduce = dist.all_reduce
+assert bring_up() == first
+assert dist.all_reduce is reduce
+assert "flash_attn" not in sys.modules
+assert nanotron.config.config.__file__
+import importlib.util
+assert importlib.util.find_spec("flash_attn") is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there: nothing is redirected")
+def test_cuda_reads_as_cpu_inside_the_context_only() -> None:
+    before = torch.cuda.set_device
+    with cuda_as_cpu():
+        assert torch.zeros(2, device="cuda").device.type == "cpu"
+        assert torch.tensor(1, device=torch.device("cuda")).device.type == "cpu"
+        assert torch.ones(2).to("cuda:0").device.type == "cpu"
+        torch.cuda.set_device(3)
+    assert torch.cuda.set_device is before
+    with pytest.raises((RuntimeError, AssertionError)):
+        torch.zeros(2, device="cuda")
+
+
+def test_every_gradient_bucket_is_waited_for(engine: Any) -> None:
+    from nanotron.optim.gradient_accumulator import FP32GradientAccumulator
+
+    accumulator = object.__new__(FP32GradientAccumulator)
+    waited = []
+    for bucket in range(3):
+        handle = type("Handle", (), {"wait": lambda self, bucket=bucket: waited.append(bucket)})()
+        accumulator.fp32_grads_allreduce_handle = handle
+    accumulator.fp32_grads_allreduce_handle.wait()
+    assert waited == [0, 1, 2]
+    accumulator.fp32_grads_allreduce_handle.wait()
+    assert waited == [0, 1, 2]
+
+
+def test_pipeline_states_do_not_share_queues(engine: Any) -> None:
+    from nanotron.parallel.pipeline_parallel.state import PipelineTrainBatchState
+
+    first, second = PipelineTrainBatchState(), PipelineTrainBatchState()
+    first.microbatches_activations_to_send.append("tensor")
+    first.activations_buffer.append("tensor")
+    assert not second.microbatches_activations_to_send
+    assert not second.activations_buffer
+
+
+def test_shard_metadata_holds_plain_numbers(engine: Any) -> None:
+    import numpy as np
+    from nanotron.constants import CHECKPOINT_VERSION
+    from nanotron.serialize.metadata import TensorMetadata
+
+    metadata = TensorMetadata(
+        version=CHECKPOINT_VERSION, local_global_slices_pairs=(), unsharded_shape=(np.int64(128), 64)
+    )
+    assert metadata.to_str_dict()["unsharded_shape"] == "(128, 64)"

@@ -1,0 +1,143 @@
+"""lm-eval's results files: read whoever wrote them, written whole or not at all; plots that can be drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanotron_zagreus.errors import InputError, MissingInputError, WorkError
+from nanotron_zagreus.evaluation import extras
+from nanotron_zagreus.evaluation.plots import check_plot_path, choose_axis, draw_tables, panel_grid
+from nanotron_zagreus.evaluation.progression import Row, build_tables
+from nanotron_zagreus.evaluation.published_values import published_rows
+from nanotron_zagreus.evaluation.results import newest_results, read_results, set_aside, write_results
+
+
+def lm_eval_file(**changes: Any) -> dict[str, Any]:
+    """Return what `lm-eval --tasks m_mmlu_pt --num_fewshot 5` writes, as far as it is read."""
+    return {
+        "results": {"m_mmlu_pt": {"alias": "m_mmlu_pt", "acc,none": 0.25, "acc_stderr,none": 0.01}},
+        "versions": {"m_mmlu_pt": 0.0},
+        "n-shot": {"m_mmlu_pt": 5},
+        "n-samples": {"m_mmlu_pt": {"original": 10, "effective": 10}},
+        "config": {"limit": None},
+        "date": 100.0,
+        "model_name": "hf_checkpoints/153000",
+        "chat_template": None,
+        **changes,
+    }
+
+
+def put(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    """Write a results file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"results_{name}.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_files_of_the_plain_command_are_read_too(tmp_path: Path) -> None:
+    put(tmp_path / "hf_checkpoints__153000", "1", lm_eval_file())
+    (found,) = read_results(tmp_path)
+    assert (found.label, found.task, found.fingerprint) == ("hf_checkpoints__153000", "m_mmlu_pt", None)
+    assert found.scores == {"acc": 0.25} and found.errors == {"acc": 0.01}
+    assert (found.conditions.num_fewshot, found.conditions.version, found.num_documents) == (5, "0.0", 10)
+
+
+def test_the_newest_result_of_a_task_wins_whatever_the_files_name(tmp_path: Path) -> None:
+    newer = {"m_mmlu_pt": {"acc,none": 0.5, "acc_stderr,none": "N/A"}}
+    put(tmp_path / "m", "a", lm_eval_file(date=200.0, results=newer))
+    put(tmp_path / "m", "b", lm_eval_file())
+    put(tmp_path / "m" / ".replaced", "c", lm_eval_file(date=300.0))
+    (found,) = newest_results(read_results(tmp_path))
+    assert found.scores == {"acc": 0.5} and found.errors == {}
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = put(tmp_path, "1", lm_eval_file())
+    path.write_text(path.read_text(encoding="utf-8")[:-10], encoding="utf-8")
+    with pytest.raises(InputError, match=r"results_1\.json.*delete it"):
+        read_results(tmp_path)
+    put(tmp_path, "1", {"config": {}})
+    with pytest.raises(InputError, match="not a results file"):
+        read_results(tmp_path)
+
+
+def test_set_aside_files_are_kept_and_not_read(tmp_path: Path) -> None:
+    path = put(tmp_path, "1", lm_eval_file())
+    set_aside([path])
+    assert read_results(tmp_path) == [] and (tmp_path / ".replaced" / path.name).is_file()
+
+
+class Tracker:
+    """Stands in for lm-eval's EvaluationTracker, which warns and goes on when it cannot write."""
+
+    output_path: str
+
+    def __init__(self, *, works: bool) -> None:
+        self.works = works
+
+    def save_results_aggregated(self, results: dict[str, Any], samples: dict[str, Any]) -> None:
+        if self.works:
+            assert samples == {"t": [1]}
+            put(Path(self.output_path).parent, "now", results)
+
+
+def test_results_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match="free space"):
+        write_results(tmp_path / "m", {"samples": {}}, keep_samples=False, tracker=Tracker(works=False))
+    assert list((tmp_path / "m").iterdir()) == []
+    path = write_results(
+        tmp_path / "m", {**lm_eval_file(), "samples": {"t": [1]}}, keep_samples=False, tracker=Tracker(works=True)
+    )
+    assert list((tmp_path / "m").iterdir()) == [path] and read_results(tmp_path)[0].path == path
+
+
+def test_every_table_gets_a_picture_with_a_panel_per_column(tmp_path: Path) -> None:
+    tables = build_tables([], "progression-por", published_rows)
+    draw_tables([*tables, replace(tables[0], name="other")], tmp_path / "both.svg")
+    assert {path.name for path in tmp_path.glob("both*")} == {"both-progression-por.svg", "both-other.svg"}
+    svg = (tmp_path / "both-other.svg").read_text(encoding="utf-8")
+    assert svg.count('id="axes_') == 6  # four panels, and the two upper ones have tokens above
+
+
+@pytest.mark.parametrize(("num_panels", "shape"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (10, (2, 5))])
+def test_panels_stand_in_two_rows_when_one_would_be_too_wide(num_panels: int, shape: tuple[int, int]) -> None:
+    assert panel_grid(num_panels) == shape
+
+
+def test_runs_of_other_batch_sizes_are_drawn_over_tokens() -> None:
+    def row(step: int | None, tokens: int | None) -> Row:
+        return Row(label=str(step), cells=(), average=None, step=step, tokens=tokens)
+
+    assert choose_axis([row(10, 1000), row(20, 2000), row(None, None)]) == ("step", 100.0)
+    assert choose_axis([row(10, 1000), row(10, 5000)]) == ("tokens", None)
+    assert choose_axis([row(10, 1000), row(20, None)]) == ("step", 100.0)
+    assert choose_axis([row(10, 1000), row(20, None), row(10, 5000)]) == ("step", None)  # one of them has no place
+    assert choose_axis([row(None, None)]) == (None, None)
+
+
+def test_an_unknown_picture_format_is_refused() -> None:
+    with pytest.raises(InputError, match=r"\.png, \.svg"):
+        check_plot_path(Path("progress.jpeg"))
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingInputError, match=r'pip install "nanotron-zagreus\[eval\]"'):
+        extras.require("lm_eval", "evaluation")
+    with pytest.raises(MissingInputError, match=r"nanotron-zagreus\[plots\]"):
+        check_plot_path(Path("progress.png"))
+
+
+def test_an_old_lm_eval_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(extras.importlib.metadata, "version", lambda name: "0.4.9.2")
+    with pytest.raises(MissingInputError, match=r"0\.4\.13 or later, 0\.4\.9\.2 is installed"):
+        extras.require("lm_eval", "evaluation")
+    monkeypatch.setattr(extras.importlib.metadata, "version", lambda name: "0.4.13")
+    extras.require("lm_eval", "evaluation")

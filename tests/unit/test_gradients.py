@@ -1,0 +1,110 @@
+"""Gradients added up and clipped all at once against the engine's own, parameter by parameter."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+
+def build(dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return (a small model of the engine's parameters, its tensor- and pipeline-parallel group)."""
+    from nanotron.parallel import ParallelContext
+    from nanotron.parallel.parameters import NanotronParameter
+
+    from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
+
+    with cuda_as_cpu():
+        context = ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in list(model.named_parameters()):
+        value = torch.randn(parameter.shape, generator=generator).to(dtype)
+        module, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module), leaf, NanotronParameter(tensor=value))
+    return model, context.mp_pg
+
+
+def loss_of(model: Any, seed: int) -> torch.Tensor:
+    inputs = torch.randn(4, 7, generator=torch.Generator().manual_seed(seed))
+    return model(inputs.to(next(model.parameters()).dtype)).square().sum()
+
+
+def accumulators(model: Any) -> list[Any]:
+    """Return two of the engine's fp32 accumulators over copies of the model, each with its model."""
+    from nanotron.optim.gradient_accumulator import FP32GradientAccumulator
+
+    from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
+
+    pairs = []
+    for copied in (model, copy.deepcopy(model)):
+        with cuda_as_cpu():
+            pairs.append((copied, FP32GradientAccumulator(list(copied.named_parameters()))))
+    return pairs
+
+
+def test_accumulated_gradients_are_the_engine_s_bit_for_bit(engine: Any) -> None:
+    from nanotron_zagreus.training.gradients import accumulate_together
+
+    (model, ours), (reference_model, theirs) = accumulators(build(torch.bfloat16)[0])
+    accumulate_together(ours)
+    for seed in range(3):
+        ours.backward(loss_of(model, seed))
+        theirs.backward(loss_of(reference_model, seed))
+    assert theirs._contiguous_fp32_grad_buffer.abs().sum() > 0
+    assert torch.equal(ours._contiguous_fp32_grad_buffer, theirs._contiguous_fp32_grad_buffer)
+    for name in theirs.parameters:
+        assert torch.equal(ours.parameters[name]["fp32"].grad, theirs.parameters[name]["fp32"].grad)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 1e6])
+@pytest.mark.parametrize("in_fp32", [True, False])
+def test_clipping_is_the_engine_s(engine: Any, max_norm: float, in_fp32: bool) -> None:
+    from nanotron.optim.clip_grads import clip_grad_norm
+
+    from nanotron_zagreus.training.gradients import clip_gradients
+
+    model, group = build(torch.bfloat16 if in_fp32 else torch.float32)
+    if in_fp32:
+        pairs = accumulators(model)
+        for copied, accumulator in pairs:
+            accumulator.backward(loss_of(copied, 1))
+    else:
+        pairs = [(model, None), (copy.deepcopy(model), None)]
+        for copied, _ in pairs:
+            loss_of(copied, 1).backward()
+    (model, ours), (reference_model, theirs) = pairs
+    norm = clip_gradients(model.named_parameters(), ours, group, max_norm)
+    expected = clip_grad_norm(group, reference_model.named_parameters(), max_norm, theirs)
+    torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0)
+    for name, parameter in model.named_parameters():
+        reference = reference_model.get_parameter(name)
+        clipped = (
+            (parameter.grad, reference.grad)
+            if ours is None
+            else (ours.get_grad_buffer(name), theirs.get_grad_buffer(name))
+        )
+        torch.testing.assert_close(*clipped, rtol=1e-6, atol=0)
+
+
+def test_without_a_limit_gradients_are_measured_and_left_alone(engine: Any) -> None:
+    from nanotron_zagreus.training.gradients import clip_gradients
+
+    model, group = build(torch.float32)
+    loss_of(model, 1).backward()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    norm = clip_gradients(model.named_parameters(), None, group, None)
+    assert norm.item() == pytest.approx(torch.cat([grad.flatten() for grad in before]).norm().item(), rel=1e-6)
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), before, strict=True))
+
+
+def test_a_gradient_that_is_no_number_shows_in_the_norm(engine: Any) -> None:
+    from nanotron_zagreus.training.gradients import clip_gradients
+
+    model, group = build(torch.float32)
+    loss_of(model, 1).backward()
+    model[0].weight.grad[0, 0] = float("nan")
+    assert not clip_gradients(model.named_parameters(), None, group, 1.0).isfinite()

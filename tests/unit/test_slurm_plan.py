@@ -1,0 +1,212 @@
+"""What a launch is expected to take, which jobs it makes, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nanotron_zagreus.cli.app import run
+from nanotron_zagreus.config import Config, load_config, load_config_text
+from nanotron_zagreus.errors import InputError, WorkError
+from nanotron_zagreus.slurm.duration import estimate_run, lead_seconds, measured_rate, slowest_save_seconds
+from nanotron_zagreus.slurm.jobs import TextSource
+from nanotron_zagreus.slurm.run_plan import Chain, make_run_plan
+from nanotron_zagreus.slurm.site import Site
+from nanotron_zagreus.slurm.submission import job_id_in
+
+PUBLISHED = load_config("zagreus_350M_por.yaml")
+DAY = 86_400
+SITE = Site(account="mii", partition="boost", time_limit="4-00:00:00", venv="/opt/venv", hf_home="/opt/hf")
+
+
+def with_checkpoints(config: Config, path: Path, **changes: object) -> Config:
+    return dataclasses.replace(
+        config, checkpoints=dataclasses.replace(config.checkpoints, checkpoints_path=path, **changes)
+    )
+
+
+def published_plan(chain: Chain | None = None, site: Site = SITE, config: Config = PUBLISHED):  # type: ignore[no-untyped-def]
+    return make_run_plan(config, site, nodes=8, gpus_per_node=8, folder=Path("jobs"), chain=chain)
+
+
+def test_the_published_run_takes_as_long_as_its_arithmetic_says() -> None:
+    estimate = estimate_run(PUBLISHED, time_limit_seconds=4 * DAY, given_rate=50_000)
+    assert estimate.num_steps == 2_000_000
+    assert estimate.seconds == 2_000_000 * 1_048_576 / (64 * 50_000)  # 7.6 days
+    assert estimate.num_requeues == 1
+    assert estimate.rate_source == "given"
+    assert "2,000,000 steps" in estimate.text() and "1 requeues" in estimate.text()
+
+
+def test_a_run_without_measurements_says_that_its_rate_is_assumed() -> None:
+    assert "assumed" in estimate_run(PUBLISHED, time_limit_seconds=4 * DAY).rate_source
+
+
+def test_the_runs_own_metrics_are_preferred(tmp_path: Path) -> None:
+    lines = [{"iteration": i, "tokens_per_sec_per_gpu": 1000.0 + i} for i in range(1, 201)]
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"event": "validation", "iteration": 7}\n{"tokens_per_se'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert measured_rate(tmp_path) == 1150.5  # the median of the last hundred
+    for step in (5000, 10_000):
+        (tmp_path / str(step)).mkdir()
+    estimate = estimate_run(with_checkpoints(PUBLISHED, tmp_path), time_limit_seconds=4 * DAY)
+    assert estimate.rate_source == "measured in this run"
+    assert estimate.num_steps == 1_990_000
+
+
+def test_the_lead_is_three_measured_saves(tmp_path: Path) -> None:
+    assert lead_seconds(with_checkpoints(PUBLISHED, tmp_path)) == 300
+    for step, seconds in ((5000, 100), (10_000, 250)):
+        folder = tmp_path / str(step)
+        (folder / "model").mkdir(parents=True)
+        for name, at in (("model/a.safetensors", 1000), ("manifest.json", 1000 + seconds)):
+            (folder / name).write_text("x")
+            os.utime(folder / name, (at, at))
+    assert slowest_save_seconds(tmp_path) == 250
+    assert lead_seconds(with_checkpoints(PUBLISHED, tmp_path)) == 780  # 3 x 250 in whole minutes
+
+
+def test_a_time_limit_that_saves_cannot_keep_is_refused() -> None:
+    with pytest.raises(InputError, match="more than twice"):
+        estimate_run(PUBLISHED, time_limit_seconds=500)
+
+
+@pytest.mark.parametrize(("nodes", "gpus"), [(8, 4), (4, 8), (1, 1), (64, 8)])
+def test_ranks_that_are_not_dp_tp_pp_are_refused_with_the_equation(nodes: int, gpus: int) -> None:
+    with pytest.raises(InputError) as caught:
+        make_run_plan(PUBLISHED, SITE, nodes=nodes, gpus_per_node=gpus, folder=Path("jobs"))
+    assert f"{nodes} x {gpus} = {nodes * gpus} ranks" in str(caught.value)
+    assert "dp x tp x pp = 64 x 1 x 1 = 64" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "advice"),
+    [
+        (4, 8, "parallelism.dp to 32 and tokens.batch_accumulation_per_replica to 2"),
+        (1, 1, "parallelism.dp to 1 and tokens.batch_accumulation_per_replica to 64"),
+        (3, 8, "parallelism.dp to 24 (another global batch: 256 samples do not divide)"),
+        (16, 8, "parallelism.dp to 128 (another global batch"),
+    ],
+)
+def test_the_refusal_says_how_to_keep_the_global_batch(nodes: int, gpus: int, advice: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make_run_plan(PUBLISHED, SITE, nodes=nodes, gpus_per_node=gpus, folder=Path("jobs"))
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ['a"b', "100%", "a\\b", "a\nb"])
+def test_a_folder_that_slurm_would_misread_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="mean something to Slurm"):
+        make_run_plan(PUBLISHED, SITE, nodes=8, gpus_per_node=8, folder=Path(name))
+
+
+def test_a_resume_that_a_requeue_could_not_repeat_is_refused(tmp_path: Path) -> None:
+    config = with_checkpoints(PUBLISHED, tmp_path, resume_checkpoint_path=tmp_path / "5000")
+    with pytest.raises(InputError, match=r"resume_checkpoint_path.*auto"):
+        published_plan(config=config)
+
+
+def test_the_training_script_holds_the_launch() -> None:
+    text = published_plan().script("train").text
+    for line in (
+        "#SBATCH --nodes=8",
+        "#SBATCH --gres=gpu:8",
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --account=mii",
+        "#SBATCH --partition=boost",
+        "#SBATCH --time=4-00:00:00",
+        "#SBATCH --signal=B:USR1@300",
+        "VENV=/opt/venv",
+        "HF_HOME=/opt/hf",
+    ):
+        assert line in [each.partition("  ")[0] for each in text.splitlines()], line
+    assert "YOUR_" not in text and "/path/to" not in text
+
+
+def test_the_jobs_read_a_configuration_that_resumes_by_itself() -> None:
+    plan = published_plan()
+    (config_file,) = plan.files
+    loaded = load_config_text(plan.files[config_file], origin="job")
+    assert loaded.checkpoints.resume_checkpoint_path == Path("auto")
+    assert with_checkpoints(loaded, PUBLISHED.checkpoints.checkpoints_path, resume_checkpoint_path=None) == PUBLISHED
+    assert f"CONFIG={config_file}" in plan.script("train").text
+
+
+def test_a_chain_holds_its_jobs_in_order() -> None:
+    folder = PUBLISHED.data_stages[0].data.dataset.folders[0]
+    sources = (TextSource(input="/corpus/por", output=folder, text_column="text"),)
+    chain = Chain(sources=sources, hf_folder=Path("hf"), suite="progression-por")
+    plan = published_plan(chain, dataclasses.replace(SITE, cpu_partition="serial", directives=("--exclusive",)))
+    assert [job.name for job in plan.jobs] == ["tokenize", "train", "convert", "evaluate"]
+    tokenize = plan.script("tokenize").text
+    assert "#SBATCH --array=0-0" in tokenize and "#SBATCH --partition=serial" in tokenize
+    assert "SPECIAL_TOKENS='--bos --no-eos'" in tokenize
+    assert plan.files[plan.launch.sources_file] == f"/corpus/por\t{folder}\ttext\n"
+    assert "HF_CHECKPOINTS=hf" in plan.script("convert").text
+    assert "SUITE=progression-por" in plan.script("evaluate").text
+    assert "#SBATCH --gres=gpu:1" in plan.script("evaluate").text
+    assert all("#SBATCH --exclusive" in job.text for job in plan.jobs)
+    assert not any("folders do not exist" in text for text in plan.obstacles)
+
+
+@pytest.mark.parametrize(
+    ("chain", "key_word"),
+    [
+        (Chain(suite="progression-por"), "--convert"),
+        (Chain(sources=(TextSource(input="a", output=Path("elsewhere")),)), "elsewhere"),
+        (Chain(sources=(TextSource(input="a\tb", output=PUBLISHED.data_stages[0].data.dataset.folders[0]),)), "tab"),
+    ],
+)
+def test_a_chain_that_contradicts_itself_is_refused(chain: Chain, key_word: str) -> None:
+    with pytest.raises(InputError, match=key_word):
+        published_plan(chain)
+
+
+def test_obstacles_of_a_submission_name_everything_that_is_missing() -> None:
+    text = " ".join(published_plan().obstacles)
+    for words in ("10 of 10 folders", "not in the Hugging Face cache of /opt/hf", "/opt/venv has no bin/activate"):
+        assert words in text
+    online = " ".join(published_plan(site=dataclasses.replace(SITE, offline=False)).obstacles)
+    assert "Hugging Face cache" not in online
+
+
+@pytest.mark.parametrize(
+    ("text", "job_id"),
+    [("123\n", "123"), ("123;cluster\n", "123"), ("sbatch: lua: welcome\nyour balance is 12 h\n4567\n", "4567")],
+)
+def test_a_job_id_is_found_in_what_sites_print_around_it(text: str, job_id: str) -> None:
+    assert job_id_in(text) == job_id
+
+
+@pytest.mark.parametrize("text", ["", "Submitted batch job", "error: 12 nodes"])
+def test_an_answer_without_a_job_id_is_no_success(text: str) -> None:
+    with pytest.raises(WorkError, match="no job id"):
+        job_id_in(text)
+
+
+def test_the_command_line_renders_without_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8"]
+    assert run(["slurm", "render", *launch]) == 2
+    assert "zagreus slurm site" in capsys.readouterr().err
+    assert run(["slurm", "site"]) == 0
+    filled = capsys.readouterr().out.replace("YOUR_", "my_").replace("/path/to", "/opt")
+    (tmp_path / "slurm_site.yaml").write_text(filled)
+    assert run(["slurm", "render", *launch]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("#!/bin/bash")
+    assert "requeues" in printed.err and "notice" in printed.err
+    assert run(["slurm", "render", *launch[:-1], "4"]) == 2
+    assert run(["slurm", "render", *launch, "--job", "convert"]) == 2
+    assert run(["slurm", "render", *launch, "--job", "convert", "--convert", "hf"]) == 0
+    assert run(["slurm", "submit", *launch, "--dry-run", "--convert", "hf", "--evaluate", "progression-por"]) == 0
+    assert capsys.readouterr().out.count("########") == 3
+    assert run(["slurm", "submit", *launch]) == 2
+    assert "not submitted" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["slurm_site.yaml"]

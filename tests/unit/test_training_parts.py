@@ -1,0 +1,194 @@
+"""The trainer's small parts: figures, guards, requests, random states, weight decay, outcome."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nanotron_zagreus.checkpoints.outcome import Outcome, read_outcome, write_outcome
+from nanotron_zagreus.errors import InputError, WorkError
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(480e9, "480B"), (8788, "8.79K"), (1_048_576, "1.05M"), (0.003, "0.003"), (0, "0"), (999.6, "1K"), (1, "1")],
+)
+def test_numbers_read_as_upstream_prints_them(engine: Any, number: float, text: str) -> None:
+    from nanotron_zagreus.training.metrics import human_format
+
+    assert human_format(number) == text
+
+
+def test_the_log_line_has_upstreams_fields_in_order(engine: Any) -> None:
+    from nanotron_zagreus.training.metrics import StepMetrics, log_line
+
+    metrics = StepMetrics(
+        iteration=7,
+        consumed_samples=1792,
+        consumed_tokens=7_340_032,
+        time_per_iteration_ms=932.5,
+        tokens_per_sec=1_124_000,
+        tokens_per_sec_per_gpu=17_560,
+        global_batch_size=1_048_576,
+        grad_norm=1.25,
+        lm_loss=11.76,
+        lr=4.5e-6,
+        model_tflops_per_gpu=72.6,
+        eta_seconds=90_061,
+    )
+    assert log_line(metrics, 2_000_000) == (
+        "iteration: 7 / 2000000 | consumed_tokens: 7.34M | time_per_iteration_ms: 932 | tokens_per_sec: 1.12M | "
+        "tokens_per_sec_per_gpu: 17.6K | global_batch_size: 1.05M | grad_norm: 1.25 | lm_loss: 11.8 | lr: 4.5e-06 | "
+        "model_tflops_per_gpu: 72.6 | eta: 1 day, 1:01:01"
+    )
+
+
+class OneGroupOptimizer:
+    """Stands for the engine's wrapper around a torch optimizer."""
+
+    def __init__(self, parameter: torch.Tensor, *, fused: bool) -> None:
+        self.base = torch.optim.AdamW([parameter], lr=0.1, fused=fused)
+        self.id_to_name = {id(parameter): "model.norm.weight"}
+
+    def get_base_optimizer(self) -> torch.optim.Optimizer:
+        return self.base
+
+    def step(self) -> None:
+        self.base.step()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_non_finite_step_touches_neither_parameters_nor_moments(engine: Any, fused: bool) -> None:
+    from nanotron_zagreus.training.guards import NonFiniteGuard
+
+    parameter = torch.nn.Parameter(torch.ones(4))
+    optimizer = OneGroupOptimizer(parameter, fused=fused)
+    guard = NonFiniteGuard(1, torch.device("cpu"))
+    parameter.grad = torch.full((4,), 0.5)
+    guard.step(optimizer, torch.tensor(1.0))
+    kept = {key: value.clone() for key, value in optimizer.base.state[parameter].items()}
+    value = parameter.detach().clone()
+    for expected in (1, 2):
+        parameter.grad = torch.full((4,), float("nan"))
+        guard.step(optimizer, torch.tensor(float("nan")))
+        assert guard.in_a_row() == expected
+    assert torch.equal(parameter, value)
+    assert all(torch.equal(optimizer.base.state[parameter][key], kept[key]) for key in kept)
+    with pytest.raises(WorkError, match="zagreus replay"):
+        guard.check(step=3)
+    parameter.grad = torch.full((4,), 0.5)
+    guard.step(optimizer, torch.tensor(1.0))
+    assert guard.in_a_row() == 0
+    assert not torch.equal(parameter, value)
+
+
+def test_a_spike_is_noticed_after_the_warmup_and_does_not_move_the_mean(engine: Any) -> None:
+    from nanotron_zagreus.training.guards import SpikeNotice
+
+    notice = SpikeNotice(1.5)
+    assert notice.see(100.0) is None
+    notice = SpikeNotice(1.5)
+    assert [notice.see(2.0) for _ in range(30)] == [None] * 30
+    assert notice.see(3.1) == pytest.approx(2.0)
+    assert notice.see(3.1) == pytest.approx(2.0)
+    assert notice.see(2.9) is None
+    assert SpikeNotice(None).see(1e9) is None
+
+
+def test_a_checksum_changes_with_any_bit_and_with_order(engine: Any) -> None:
+    from nanotron_zagreus.training.guards import checksum
+
+    first, second = torch.randn(5), torch.randn(3).bfloat16()
+    base = checksum([first, second])
+    changed = first.clone()
+    changed.view(torch.int32)[2] ^= 1
+    assert checksum([changed, second]) != base
+    assert checksum([first.flip(0), second]) != base
+    assert checksum([first.clone(), second.clone()]) == base
+
+
+def test_signals_become_one_request_and_handlers_are_restored(engine: Any) -> None:
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    before = signal.getsignal(signal.SIGUSR1)
+    with SignalRequests() as requests:
+        assert requests.received is None
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)  # within the same moment: the same request again
+    assert requests.received == "SIGUSR1"  # leaving waits until everything that came is heard
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_random_states_come_back(engine: Any, tmp_path: Path) -> None:
+    from nanotron_zagreus.training.random_state import current_random_state, restore_random_state, write_random_state
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    write_random_state(tmp_path / "state.safetensors", current_random_state())
+    first = draw()
+    assert draw() != first
+    restore_random_state(tmp_path / "state.safetensors")
+    assert draw() == first
+    (tmp_path / "state.safetensors").write_bytes(b"x")
+    with pytest.raises(InputError, match="damaged"):
+        restore_random_state(tmp_path / "state.safetensors")
+
+
+def test_excluded_parameters_get_a_group_without_decay(engine: Any) -> None:
+    from nanotron_zagreus.training.optimizer_groups import exclude_from_weight_decay
+
+    norm, weight = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = OneGroupOptimizer(norm, fused=False)
+    optimizer.base = torch.optim.AdamW([norm, weight], lr=0.1, weight_decay=0.5)
+    optimizer.id_to_name[id(weight)] = "model.mlp.weight"
+    assert exclude_from_weight_decay(optimizer, (r".*norm\.weight",)) == ["model.norm.weight"]
+    norm.grad, weight.grad = torch.zeros(2), torch.zeros(2, 2)
+    optimizer.step()
+    assert torch.equal(norm, torch.ones(2))
+    assert torch.allclose(weight, torch.full((2, 2), 0.95))
+
+
+def test_groups_that_differ_in_nothing_are_joined_in_order(engine: Any) -> None:
+    from nanotron_zagreus.training.optimizer_groups import merge_equal_groups
+
+    parameters = [torch.nn.Parameter(torch.full((2,), float(i))) for i in range(4)]
+    optimizer = OneGroupOptimizer(parameters[0], fused=False)
+    decays = (0.5, 0.0, 0.5, 0.0)
+    groups = [{"params": [p], "weight_decay": decay} for p, decay in zip(parameters, decays, strict=True)]
+    optimizer.base = torch.optim.AdamW(groups, lr=0.1)
+    merge_equal_groups(optimizer)
+    joined = [[int(p[0]) for p in group["params"]] for group in optimizer.base.param_groups]
+    assert joined == [[0, 2], [1, 3]]
+    assert [group["weight_decay"] for group in optimizer.base.param_groups] == [0.5, 0.0]
+
+
+def test_an_outcome_is_read_back_and_a_broken_one_is_none(tmp_path: Path) -> None:
+    outcome = Outcome(why="stopped", step=7, checkpoint="ck/7", reason="SIGUSR1 on rank 1")
+    write_outcome(tmp_path, outcome)
+    assert read_outcome(tmp_path) == outcome
+    assert json.loads((tmp_path / "outcome.json").read_text())["why"] == "stopped"
+    (tmp_path / "outcome.json").write_text("{")
+    assert read_outcome(tmp_path) is None
+
+
+def test_sharded_cross_entropy_equals_the_plain_one(engine: Any) -> None:
+    from torch import distributed
+
+    from nanotron_zagreus.model.cross_entropy import cross_entropy, sharded_cross_entropy
+
+    logits = (3 * torch.randn(20, 50)).requires_grad_()
+    labels = torch.randint(0, 50, (20,))
+    plain = cross_entropy(logits, labels)
+    sharded = sharded_cross_entropy(logits, labels, 0, distributed.group.WORLD)
+    assert (plain - sharded).abs().max() <= 1e-6
+    (reference,) = torch.autograd.grad(plain.sum(), logits)
+    (gradient,) = torch.autograd.grad(sharded.sum(), logits)
+    assert (reference - gradient).abs().max() <= 1e-6
