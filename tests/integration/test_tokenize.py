@@ -263,21 +263,47 @@ def test_a_tokenization_killed_anywhere_leaves_whole_shards_only(slow_job: list[
     assert not list((output / ".partial").iterdir())
 
 
+def task_written_by(pid: int, partial: Path) -> int | None:
+    """Return the rank of the task whose unfinished shard process ``pid`` holds open, if it holds one."""
+    try:
+        opened = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return None
+    return next((int(path.name[:5]) for path in opened if path.parent == partial), None)
+
+
+def wait_until_stopped(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def kill_a_task(process: subprocess.Popen[str], partial: Path) -> int:
+    """Kill a task in the middle of its shard and return its rank.
+
+    A task that was seen writing may have finished when the signal comes: it is stopped first and looked at again.
+    """
+    while process.poll() is None:
+        for pid in [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]:
+            if task_written_by(pid, partial) is None:
+                continue
+            os.kill(pid, signal.SIGSTOP)
+            wait_until_stopped(pid)
+            rank = task_written_by(pid, partial)
+            os.kill(pid, signal.SIGCONT if rank is None else signal.SIGKILL)
+            if rank is not None:
+                return rank
+    raise AssertionError("the command ended before a task was seen at work")
+
+
 def test_a_killed_task_neither_hangs_nor_hurts_the_others(slow_job: list[str], tmp_path: Path) -> None:
     process = subprocess.Popen(slow_job, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     output = tmp_path / "out"
-    wait_for_work(output)
-    victim = next((output / ".partial").glob("*.ds")).name[:5]
-    for pid in [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]:
-        try:
-            opened = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
-        except OSError:
-            continue
-        if any(f"{output}/.partial/{victim}" in link for link in opened):
-            os.kill(pid, signal.SIGKILL)
+    victim = kill_a_task(process, output / ".partial")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"task {int(victim)}: killed by SIGKILL" in errors
+    assert f"task {victim}: killed by SIGKILL" in errors
     assert len(list_shards(output)) == 3
     done = subprocess.run(slow_job, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
