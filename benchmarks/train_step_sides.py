@@ -92,7 +92,7 @@ def build_ours(config: Config, variant: str | None) -> tuple[Step, Any]:
     if variant == "gradients one by one":
         _restore_engine_gradients(trainer)
     data, count = batches(config, trainer.device), itertools.count(1)
-    return lambda: trainer.run_step(next(count), data)[0], trainer  # type: ignore[return-value]
+    return lambda: trainer.run_step(next(count), data), trainer  # type: ignore[return-value]
 
 
 def _restore_engine_gradients(trainer: Any) -> None:

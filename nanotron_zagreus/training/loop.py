@@ -111,9 +111,9 @@ class TrainingLoop:
         self.watchdog.at(f"step {step}: training")
         if self.show_samples_every and step % self.show_samples_every == 0:
             self._show_samples(step)
-        loss, started = self.trainer.run_step(step, batches)
+        loss = self.trainer.run_step(step, batches)
         if (step - 1) % self.config.logging.iteration_step_info_interval == 0:
-            self._log(step, loss, started)
+            self._log(step, loss)
         if guards.replica_check_interval and step % guards.replica_check_interval == 0:
             self.watchdog.at(f"step {step}: comparing replicas")
             dp_group = self.trainer.parallel_context.dp_pg
@@ -123,10 +123,10 @@ class TrainingLoop:
             self._validate(step)
         self.watchdog.at(f"step {step}: agreeing with the other ranks")
 
-    def _log(self, step: int, loss: torch.Tensor | None, started: float) -> None:
+    def _log(self, step: int, loss: torch.Tensor | None) -> None:
         """Look at the step's figures: all ranks for the guard, one for the log."""
         if self.metrics is not None and loss is not None:
-            metrics = self.trainer.step_metrics(loss, started)
+            metrics = self.trainer.step_metrics(loss)
             self.metrics.write(metrics)
             self.trainer.log_metrics(log_line(metrics, self.config.tokens.train_steps))
             if (mean := self.spikes.see(metrics.lm_loss)) is not None:

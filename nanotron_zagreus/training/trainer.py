@@ -6,7 +6,6 @@ schedule. This subclass decides where parameters come from, what a step does, an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from nanotron_zagreus.training.gradient_reduction import buckets_in_bf16, reduce
 from nanotron_zagreus.training.gradients import accumulate_together, clip_gradients
 from nanotron_zagreus.training.guards import NonFiniteGuard
 from nanotron_zagreus.training.loading import load_optimizer, load_weights
-from nanotron_zagreus.training.metrics import StepMetrics
+from nanotron_zagreus.training.metrics import StepClock, StepMetrics
 from nanotron_zagreus.training.optimizer_groups import exclude_from_weight_decay, merge_equal_groups
 from nanotron_zagreus.training.resume_point import ResumePoint
 from nanotron_zagreus.training.snapshot import TrainingState
@@ -79,6 +78,7 @@ class ZagreusTrainer(DistributedTrainer):
         # Engines count under other names, and from 0: their own resuming is not used.
         self.start_iteration_step = self.iteration_step = resume.step if resume else 0
         self.consumed_train_samples = resume.consumed_samples if resume else 0
+        self.clock = StepClock()
         self.guard = NonFiniteGuard(run.zagreus.guards.max_skipped_steps, self.device)
         self.pipeline_engine = self.config.parallelism.pp_engine
         self.pipeline_engine.nb_microbatches = self.n_micro_batches_per_batch
@@ -165,18 +165,19 @@ class ZagreusTrainer(DistributedTrainer):
         for batch in batches:
             yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
-    def run_step(self, step: int, batches: Batches) -> tuple[torch.Tensor | None, float]:
-        """Run optimizer step ``step``, count its samples, and return (loss or None, start time)."""
+    def run_step(self, step: int, batches: Batches) -> torch.Tensor | None:
+        """Run optimizer step ``step``, count its samples, and return the loss where this rank has it."""
         self.iteration_step = step
-        started = time.perf_counter()
-        _, loss = self.training_step(batches)
+        with self.clock.step():
+            _, loss = self.training_step(batches)
         self.consumed_train_samples += self.global_batch_size
-        return loss, started
+        return loss
 
-    def step_metrics(self, loss: torch.Tensor, started: float) -> StepMetrics:
-        """Return the figures of the step just run; waits for the device."""
-        lm_loss, grad_norm = float(loss), float(self.grad_norm_unclipped)
-        seconds = time.perf_counter() - started
+    def step_metrics(self, loss: torch.Tensor) -> StepMetrics:
+        """Return the figures of the step just run, its time as the mean since the last call; waits for the device."""
+        with self.clock.waiting():
+            lm_loss, grad_norm = float(loss), float(self.grad_norm_unclipped)
+        seconds = self.clock.seconds_per_step()
         tokens_per_step = self.global_batch_size * self.sequence_length
         world_size = self.parallel_context.world_pg.size()
         tokens_per_second = tokens_per_step / seconds
