@@ -89,7 +89,7 @@ def check_tensor_parallel(config: Config) -> None:
     if config.parallelism.tp_linear_async_communication:
         raise InputError(
             f"parallelism.tp_linear_async_communication: got true at tp = {tp}; nanotron 0.4 computes a wrong input "
-            "gradient there (tensor_parallel/functional.py:417), set it to false"
+            "gradient there (tensor_parallel/functional.py:417), main's was never checked; set it to false"
         )
 
 

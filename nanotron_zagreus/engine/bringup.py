@@ -13,7 +13,8 @@ _brought_up: list[Engine] = []
 def bring_up(wanted: str = "auto") -> Engine:
     """Make the installed Nanotron importable and usable here, on CUDA or CPU; return it.
 
-    Idempotent. Nothing outside the `nanotron` package is changed.
+    Idempotent. Nothing outside the `nanotron` package is changed, except that CUDA_DEVICE_MAX_CONNECTIONS gets
+    upstream's value where nobody has set it.
 
     Raises:
         InputError: no engine, an unknown one, or not the one ``wanted``.

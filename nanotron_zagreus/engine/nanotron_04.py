@@ -17,9 +17,11 @@ class Nanotron04(Engine):
     features = ("dataloader.py", "logging.py", "nn/layer_norm.py", "optim/gradient_accumulator.py")
 
     def prepare(self) -> None:
-        repairs_04.break_import_circle()
+        with repairs.explained_import_errors():
+            repairs_04.break_import_circle()
         # models/llama.py:20, models/starcoder2.py:27 and nn/layer_norm.py:2 import it at their top.
-        repairs.import_trainer("flash_attn")
+        # dataloader.py:22-33 imports the other two, the longer half of starting a rank; its loaders are not used.
+        repairs.import_trainer("flash_attn", unused=("datasets", "transformers"))
         repairs.repair_what_both_have()
 
     def check(self, config: Config) -> None:

@@ -106,7 +106,7 @@ class NanotronMain(Engine):
         )
 
     def checkpoint_metadata(self, progress: Progress) -> dict[str, Any]:
-        """Return TrainingMetadata of serialize/metadata.py:36; its sums are asserted when it is loaded."""
+        """Return TrainingMetadata of serialize/metadata.py:43; its sums are asserted when it is loaded."""
         stages = _stages(progress)
         tokens = sum(sum(stage["consumed_tokens_per_dataset_folder"].values()) for stage in stages)
         return {

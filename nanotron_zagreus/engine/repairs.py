@@ -8,9 +8,12 @@ carries a mark. What one engine alone needs stands in `repairs_04` and `repairs_
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import importlib
-from collections.abc import Callable
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from nanotron_zagreus.engine.launch import start_process_group
@@ -30,25 +33,44 @@ def repair_what_both_have() -> None:
     no_progress_bars_while_saving()
 
 
-def import_trainer(*unused_packages: str) -> None:
+def import_trainer(*spared_packages: str, unused: Collection[str] = ()) -> None:
     """Import `nanotron.trainer`, and through it nearly everything else.
 
     Args:
-        unused_packages: what the engine imports at the top of its modules and our model never uses.
+        spared_packages: what the engine imports at the top of its modules and our model never uses.
+        unused: of those, what is better not imported even where it is installed.
 
     Raises:
-        InputError: another package is missing.
+        InputError: another package is missing, or of a version that the engine cannot work with.
     """
-    with importable(*unused_packages):
-        try:
-            importlib.import_module("nanotron.trainer")
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.split(".")[0] == "nanotron":
-                raise
-            package = error.name.split(".")[0]
-            raise InputError(
-                f"engine: nanotron needs {package}, which is not installed; `pip install {package}`"
-            ) from error
+    with importable(*spared_packages, unused=unused), explained_import_errors():
+        importlib.import_module("nanotron.trainer")
+
+
+@contextlib.contextmanager
+def explained_import_errors() -> Iterator[None]:
+    """Turn an ImportError of a package other than nanotron into an InputError that says what to install."""
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "nanotron").split(".")[0]
+        if package == "nanotron":
+            raise
+        raise InputError(f"engine: {_what_is_wrong_with(package, error)}") from error
+
+
+def _what_is_wrong_with(package: str, error: ImportError) -> str:
+    if importlib.util.find_spec(package) is None:
+        return f"nanotron needs {package}, which is not installed; `pip install {package}`"
+    installed = [f"{d} {importlib.metadata.version(d)}" for d in _distributions_of(package)]
+    return (
+        f"nanotron imports what {' or '.join(installed) or package} does not have ({error}); install the version in "
+        "requirements.lock"
+    )
+
+
+def _distributions_of(package: str) -> list[str]:
+    return importlib.metadata.packages_distributions().get(package, [])
 
 
 def start_process_group_on_any_device() -> None:
@@ -96,8 +118,8 @@ def own_pipeline_state_per_batch() -> None:
 def write_plain_numbers_in_shard_metadata() -> None:
     """Write `(128, 64)`, not numpy 2's `(np.int64(128), 64)`, into a weight file's metadata.
 
-    serialize/metadata.py:44 (main: 125) takes str() of what sharded_parameters.py:84 computed with numpy; 0.4 itself
-    cannot parse it back. Can go when the shape is made of ints.
+    serialize/metadata.py:49 (main: 125) takes str() of what parallel/sharded_parameters.py:64 computed with
+    numpy; 0.4 itself cannot parse it back. Can go when the shape is made of ints.
     """
     metadata = importlib.import_module("nanotron.serialize.metadata").TensorMetadata
     replace_once(metadata, "to_str_dict", _with_plain_shape)
@@ -106,7 +128,7 @@ def write_plain_numbers_in_shard_metadata() -> None:
 def no_progress_bars_while_saving() -> None:
     """Keep one progress bar per rank and save out of the log.
 
-    serialize/weights.py:41 (main: 42) draws it on every rank. Can go when it is drawn on one.
+    serialize/weights.py:45 (main: 42) draws it on every rank. Can go when it is drawn on one.
     """
     weights = importlib.import_module("nanotron.serialize.weights")
     replace_once(weights, "tqdm", lambda original: lambda iterable, **options: iterable)

@@ -10,7 +10,7 @@ import types
 def break_import_circle() -> None:
     """Import `nanotron.logging` and then everything else in an order that works.
 
-    logging.py:31 imports config.config, which imports (through utils_config.py and the pipeline engine)
+    logging.py:38 imports config.config, which imports (through utils_config.py and the pipeline engine)
     logging again: 0.4 cannot be imported at all. logging needs only the name LoggingArgs, and only as an
     annotation, so a placeholder serves while it is imported. Can go when logging.py imports it lazily.
     """

@@ -34,7 +34,7 @@ def no_settings_in_other_words() -> None:
 def count_the_ranks_of_this_node() -> None:
     """Take the ranks of a node from torchrun.
 
-    parallel/context.py:26 takes them from LOCAL_WORLD_SIZE above 8 ranks only; below, two nodes of up to 4 ranks
+    parallel/context.py:24 takes them from LOCAL_WORLD_SIZE above 8 ranks only; below, two nodes of up to 4 ranks
     each are taken for one, and the assertion in line 73 fails. Can go when the variable is read at any size.
     """
     context = importlib.import_module("nanotron.parallel.context").ParallelContext

@@ -1,4 +1,4 @@
-"""Let Nanotron import packages at the top of its modules that are not installed and that our model never uses.
+"""Let Nanotron import packages at the top of its modules that are missing or broken, and that our model never uses.
 
 The stand-ins are seen by nanotron's modules alone, while they are being imported, and never enter
 `sys.modules`: transformers and torch look there to tell what is installed. A name of a stand-in can be
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import importlib.util
+import logging
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 from unittest import mock
+
+logger = logging.getLogger(__name__)
 
 _ENGINE_PACKAGE = "nanotron"
 
@@ -38,19 +40,23 @@ class _Absent(metaclass=_StandIn):
         if len(arguments) == 1 and isinstance(arguments[0], types.FunctionType) and not options:
             return _StandIn(arguments[0].__name__, (_Absent,), {"package": cls.package})
         raise ModuleNotFoundError(
-            f"this code path of Nanotron needs {cls.package} ({cls.__name__}), which is not installed; "
-            f"the Zagreus model does not use it, install {cls.package} to use Nanotron's own models"
+            f"this code path of Nanotron needs {cls.package} ({cls.__name__}), which was not loaded here: the Zagreus "
+            "model does not use it; use Nanotron by itself, with the package installed, for its own models and loaders"
         )
 
 
 @contextlib.contextmanager
-def importable(*packages: str) -> Iterator[None]:
-    """Inside the context nanotron's modules can import ``packages``; those that are installed are used.
+def importable(*packages: str, unused: Collection[str] = ()) -> Iterator[None]:
+    """Inside the context nanotron's modules can import ``packages``; those that are installed and work are used.
+
+    A package that is installed and cannot be imported, such as a flash-attn built for another torch, is stood in for
+    with a warning.
 
     Args:
         packages: names of top-level packages.
+        unused: packages that are stood in for even where they work, because importing them takes its time.
     """
-    missing = {name for name in packages if importlib.util.find_spec(name) is None}
+    absent = set(unused)
     original = builtins.__import__
 
     def with_stand_ins(
@@ -58,8 +64,15 @@ def importable(*packages: str) -> Iterator[None]:
     ) -> types.ModuleType | _StandIn:
         top, *rest = name.split(".")
         importer = (globals or {}).get("__name__", "").split(".")[0]
-        if level or top not in missing or importer != _ENGINE_PACKAGE:
+        if level or importer != _ENGINE_PACKAGE or top not in (*packages, *unused):
             return original(name, globals, locals, fromlist, level)
+        if top not in absent:
+            try:
+                return original(name, globals, locals, fromlist, level)
+            except Exception as error:  # a broken extension raises what it likes
+                if not (isinstance(error, ModuleNotFoundError) and error.name == top):
+                    logger.warning("%s is installed but cannot be used here, going on without it (%s)", top, error)
+                absent.add(top)
         found = _StandIn(top, (_Absent,), {"package": top})
         # `import a.b as c` asks for a and takes the attribute b itself; `from a.b import c` asks for a.b.
         for part in rest if fromlist else ():

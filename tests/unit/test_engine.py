@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +39,41 @@ assert importlib.util.find_spec("flash_attn") is None
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def bring_up_in_a_process(more: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys\nfrom nanotron_zagreus.engine.bringup import bring_up\nengine = bring_up()\n" + more
+    variables = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=variables)
+
+
+def with_package(folder: Path, name: str, code: str) -> str:
+    """Return a PYTHONPATH on which a package of this code comes before the installed one."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(code)
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def test_an_installed_but_broken_flash_attn_is_done_without(tmp_path: Path) -> None:
+    path = with_package(tmp_path, "flash_attn", "raise ImportError('flash_attn_2_cuda.so: undefined symbol: _ZN3c10')")
+    done = bring_up_in_a_process("import nanotron.trainer", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("flash_attn is installed but cannot be used here") == 1
+    assert "undefined symbol" in done.stderr
+
+
+def test_a_package_of_the_wrong_version_is_not_called_missing(tmp_path: Path) -> None:
+    done = bring_up_in_a_process(PYTHONPATH=with_package(tmp_path, "dacite", ""))
+    assert done.returncode != 0
+    assert "InputError: engine: nanotron imports what dacite" in done.stderr and "not installed" not in done.stderr
+
+
+def test_the_release_starts_without_libraries_that_training_never_uses() -> None:
+    code = "print(engine.name, *({'datasets', 'transformers', 'pandas', 'pyarrow'} & set(sys.modules)))"
+    name, *loaded = bring_up_in_a_process(code).stdout.split()
+    if name != "nanotron-0.4":
+        pytest.skip("the engine installed here is not PyPI's")
+    assert loaded == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there: nothing is redirected")
