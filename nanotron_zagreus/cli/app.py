@@ -16,12 +16,15 @@ import traceback
 import typer
 
 from nanotron_zagreus.cli import check, checkpoints, convert, data, evaluate, slurm, train
-from nanotron_zagreus.errors import InputError, VerificationError, WorkError
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_VERIFICATION = 3
-EXIT_INTERRUPTED = 130
+from nanotron_zagreus.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_VERIFICATION,
+    InputError,
+    VerificationError,
+    WorkError,
+)
 
 app = typer.Typer(
     name="zagreus",
