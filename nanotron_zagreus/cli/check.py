@@ -42,8 +42,10 @@ def check(
     from nanotron_zagreus.config import load_config
     from nanotron_zagreus.config.checks import check_world_size
     from nanotron_zagreus.plan import make_plan
+    from nanotron_zagreus.resources import find_config
 
-    config = load_config(config_file)
+    file = find_config(config_file).resolve()
+    config = load_config(file)
     if world_size is not None:
         check_world_size(config, world_size)
     network, rate = None, None
@@ -52,9 +54,10 @@ def check(
         rate = _rate(config, tokens_per_second_per_gpu)
     plan = make_plan(config, network, rate)
     if as_json:
-        print(json.dumps(plan.as_data(), indent=2))
+        print(json.dumps({"config_file": str(file)} | plan.as_data(), indent=2))
         return
-    _print_plan(plan, [_engine_row(config), *([] if network is None else _network_rows(plan, network, rate))])
+    rows = [("config", str(file)), _engine_row(config)]
+    _print_plan(plan, [*rows, *([] if network is None else _network_rows(plan, network, rate))])
 
 
 def _rate(config: Config, given: float | None) -> float:

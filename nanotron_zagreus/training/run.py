@@ -16,8 +16,9 @@ from nanotron_zagreus.checkpoints.outcome import Outcome
 from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.data.mixture import open_mixture
 from nanotron_zagreus.engine.bringup import bring_up
-from nanotron_zagreus.engine.launch import start_process_group, world_size
+from nanotron_zagreus.engine.launch import rank, start_process_group, world_size
 from nanotron_zagreus.errors import InputError, VerificationError
+from nanotron_zagreus.resources import find_config
 from nanotron_zagreus.training.preflight import check_before_start
 from nanotron_zagreus.training.resume_point import ResumePoint, find_resume_point
 
@@ -34,8 +35,11 @@ def run_training(config_file: str | Path, *, show_samples_every: int | None = No
         VerificationError: the checkpoint to resume from is damaged.
         WorkError: the run failed in the middle; what was saved is kept.
     """
-    config = load_config(config_file)
+    file = find_config(config_file).resolve()
+    config = load_config(file)
     resume = check_before_start(config, world_size())
+    if rank() == 0:
+        print(f"zagreus: training {file}", flush=True)
     bring_up(config.zagreus.engine).check(config)
     start_process_group()
     if resume is not None:
