@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanotron_zagreus.config.rules import at_least
+from nanotron_zagreus.config.rules import at_least, at_most
 from nanotron_zagreus.errors import InputError
+
+_LARGEST = {
+    "num_hidden_layers": 1_000,
+    "hidden_size": 2**20,
+    "intermediate_size": 2**22,
+    "vocab_size": 2**24,
+}
+"""Far beyond any published model (1,000 layers: DeepNet, arXiv:2203.00555); a slip of the pen should not be planned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,8 @@ class ModelConfigSection:
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
             at_least(name, getattr(self, name), 1)
+        for name, most in _LARGEST.items():
+            at_most(name, getattr(self, name), most)
         heads, kv_heads = self.num_attention_heads, self.kv_heads
         at_least("num_key_value_heads", kv_heads, 1)
         at_least("max_position_embeddings", self.max_position_embeddings, 1)

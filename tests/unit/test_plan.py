@@ -15,7 +15,7 @@ import yaml
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import Config, load_config, load_config_text
 from nanotron_zagreus.memory import checkpoint_bytes, estimate_memory, num_saves
-from nanotron_zagreus.notices import machine_notices, notices
+from nanotron_zagreus.notices import machine_notices, missing_tokenizer, notices
 from nanotron_zagreus.plan import make_plan
 from nanotron_zagreus.resources import find_config
 from nanotron_zagreus.units import human_bytes, human_count, human_duration
@@ -116,7 +116,8 @@ def test_missing_data_and_tokenizer_are_notices_of_this_machine(
     config = load_config("zagreus_tiny.yaml")
     data, tokenizer = machine_notices(config)
     assert "3 of 3 folders do not exist" in data
-    assert "demo_output/tokenizer" in tokenizer
+    assert "demo_output/tokenizer does not exist here" in tokenizer
+    assert "hf download" not in tokenizer, "the run's own folders lie in demo_output: no hub id"
     gated = next(text for text in machine_notices(edited()) if "tokenizer" in text)
     assert "gated" in gated and "hf download meta-llama/Llama-3.2-1B" in gated
 
@@ -126,6 +127,32 @@ def test_missing_data_and_tokenizer_are_notices_of_this_machine(
     (tmp_path / "demo_output" / "tokenizer").mkdir()
     (only,) = machine_notices(config)
     assert "2 hold no .ds file" in only
+
+
+@pytest.mark.parametrize(
+    ("name", "key_words"),
+    [
+        ("gpt2", ["gpt2", "hf download gpt2", "cache"]),
+        ("someone/Llama", ["someone/Llama", "hf download someone/Llama"]),
+        ("someone/Llama 3.2", ["someone/Llama 3.2", "does not exist here"]),
+        ("a--b/c", ["a--b/c", "does not exist here"]),
+        ("./tok", ["./tok does not exist here"]),
+        ("tokenizers/tok.json", ["tokenizers/tok.json does not exist here"]),
+        ("a/b/c", ["a/b/c does not exist here"]),
+    ],
+)
+def test_a_missing_tokenizer_is_called_what_it_may_be(name: str, key_words: list[str], tmp_path: Path) -> None:
+    text = missing_tokenizer(edited(tokenizer__tokenizer_name_or_path=name), hf_home=tmp_path)
+    assert text is not None
+    assert all(word in text for word in key_words)
+    assert ("hf download" in text) == any("hf download" in word for word in key_words)
+
+
+def test_validation_that_never_comes_is_a_notice() -> None:
+    held_out = {"tokens__limit_val_batches": 5, "zagreus__validation_windows_per_source": 8}
+    text = one_notice(edited(**held_out, tokens__val_check_interval=-1), "limit_val_batches")
+    assert text is not None and "never" in text and "val_check_interval" in text
+    assert one_notice(edited(**held_out, tokens__val_check_interval=100), "limit_val_batches") is None
 
 
 def test_a_missing_checkpoint_to_start_from_is_a_notice(tmp_path: Path) -> None:
