@@ -144,12 +144,18 @@ def short_sequences(config: Config) -> str | None:
 
 def checkpoints_per_node(config: Config) -> str | None:
     """Say what checkpoints that every node keeps for itself mean for a resume."""
-    if config.checkpoints.checkpoints_path_is_shared_file_system or config.parallelism.world_size <= _GPUS_PER_NODE:
+    if not keeps_checkpoints_per_node(config):
         return None
     return (
         "checkpoints.checkpoints_path_is_shared_file_system: false, so every node keeps its own checkpoints and a "
         "resume needs the same nodes; set it to true if all nodes see the folder"
     )
+
+
+def keeps_checkpoints_per_node(config: Config) -> bool:
+    """Say whether the run has several nodes, each with checkpoints of its own."""
+    shared = config.checkpoints.checkpoints_path_is_shared_file_system
+    return not shared and config.parallelism.world_size > _GPUS_PER_NODE
 
 
 def missing_data(config: Config) -> str | None:

@@ -108,11 +108,7 @@ def _print_plan(plan: Plan, more_rows: list[tuple[str, str]]) -> None:
         ("memory", f"about {human_bytes(plan.memory_per_gpu.total)} per GPU at most:"),
         ("", ", ".join(f"{name} {human_bytes(size)}" for name, size in vars(plan.memory_per_gpu).items() if size)),
         ("", f"by micro-batch size, activations kept / recomputed: {_headroom(plan)}"),
-        (
-            "checkpoints",
-            f"{plan.num_checkpoints:,} of {human_bytes(plan.checkpoint_bytes)} = "
-            f"{human_bytes(plan.num_checkpoints * plan.checkpoint_bytes)}",
-        ),
+        ("checkpoints", _checkpoints(plan)),
         *more_rows,
     ]
     for label, text in rows:
@@ -120,6 +116,17 @@ def _print_plan(plan: Plan, more_rows: list[tuple[str, str]]) -> None:
     for text in (*plan.notices, *plan.machine_notices):
         console.print("[yellow]notice[/yellow] ", end="")
         console.print(text, markup=False)
+
+
+def _checkpoints(plan: Plan) -> str:
+    """Return how many are written, how many stay, and what those take."""
+    from nanotron_zagreus.units import human_bytes
+
+    kept, total = plan.num_checkpoints_kept, plan.num_checkpoints
+    stay = "" if kept == total else f", of which {kept:,} stay"
+    where = " on each node" if plan.checkpoints_on_every_node else ""
+    size = human_bytes(kept * plan.checkpoint_bytes)
+    return f"{total:,} of {human_bytes(plan.checkpoint_bytes)}{stay} = {size}{where}"
 
 
 def _stage_rows(plan: Plan) -> list[tuple[str, str]]:

@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import Config, load_config, load_config_text
-from nanotron_zagreus.memory import checkpoint_bytes, estimate_memory, num_saves
+from nanotron_zagreus.config.reliability import CheckpointKeepingSection
+from nanotron_zagreus.config.sections import CheckpointsSection
+from nanotron_zagreus.memory import checkpoint_bytes, estimate_memory, num_kept, num_saves
 from nanotron_zagreus.notices import machine_notices, missing_tokenizer, notices
 from nanotron_zagreus.plan import make_plan
 from nanotron_zagreus.resources import find_config
@@ -222,6 +226,44 @@ def test_saves_are_counted_with_the_first_and_the_last() -> None:
     assert num_saves(edited(checkpoints__save_initial_state=True)) == 401
     tiny = load_config("zagreus_tiny.yaml")
     assert checkpoint_bytes(tiny) == 12 * 590_688  # fp32 weights and moments, no masters
+
+
+@given(
+    steps=st.integers(1, 60),
+    interval=st.integers(1, 20),
+    keep_last=st.none() | st.integers(1, 70),
+    keep_every=st.integers(1, 20) | st.just(None),
+    first=st.booleans(),
+    final=st.booleans(),
+)
+@settings(deadline=None)
+def test_what_stays_is_what_pruning_leaves(
+    steps: int, interval: int, keep_last: int | None, keep_every: int | None, first: bool, final: bool
+) -> None:
+    checkpoints = CheckpointsSection(
+        checkpoints_path=Path("x"), checkpoint_interval=interval, save_initial_state=first, save_final_state=final
+    )
+    keeping = CheckpointKeepingSection(keep_last=keep_last, keep_every=keep_every if keep_last else None)
+    saved = sorted({step for step in range(1, steps + 1) if step % interval == 0 or (final and step == steps)})
+    saved = [*([0] if first else []), *saved]
+    kept = set(saved) if keep_last is None else set(saved[-keep_last:])
+    if keeping.keep_every is not None:
+        kept |= {step for step in saved if step % keeping.keep_every == 0}
+    assert num_kept(checkpoints, keeping, steps) == len(kept)
+
+
+def test_check_counts_what_stays_and_says_on_every_node(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = copy.deepcopy(PUBLISHED)
+    data["zagreus"] = {"checkpoints": {"keep_last": 3, "keep_every": 500_000}}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(data))
+    assert run(["check", "--config-file", str(file)]) == 0
+    # 500,000, 1,000,000 and 1,500,000, and the last three: 1,990,000, 1,995,000 and 2,000,000
+    assert "400 of 6.13 GB, of which 6 stay = 36.8 GB on each node" in capsys.readouterr().out
+    data["checkpoints"]["checkpoints_path_is_shared_file_system"] = True
+    file.write_text(yaml.safe_dump(data))
+    assert run(["check", "--config-file", str(file)]) == 0
+    assert "6 stay = 36.8 GB\n" in capsys.readouterr().out
 
 
 def test_check_prints_the_plan_and_json(capsys: pytest.CaptureFixture[str]) -> None:
