@@ -65,8 +65,8 @@ def start_process_group_on_any_device() -> None:
 def groups_wait_as_long_as_the_default_one() -> None:
     """Let collectives of the engine's groups wait as long as those of the default group.
 
-    distributed.py:16 gives every group 10 minutes, whatever the job was started with. Can go when it takes the
-    default group's timeout.
+    distributed.py:16 (main: 18) gives every group 10 minutes (20), whatever the job was started with. Can go when it
+    takes the default group's timeout.
     """
     dist = importlib.import_module("nanotron.distributed")
     replace_once(dist, "new_group", _with_default_timeout)
