@@ -10,12 +10,12 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from nanotron_zagreus.arithmetic import DTYPE_BYTES as _DTYPE_BYTES
 from nanotron_zagreus.arithmetic import count_parameters
 from nanotron_zagreus.config.pipeline import layers_per_pipeline_rank
 from nanotron_zagreus.config.reliability import CheckpointKeepingSection
 from nanotron_zagreus.config.sections import CheckpointsSection, Config
 
-_DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 _FP32_BYTES = 4
 _MICRO_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _ROWS_PER_CHUNK = 2048

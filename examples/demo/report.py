@@ -75,8 +75,8 @@ def check_learnt(losses: Losses) -> None:
     """
     if not losses.final <= losses.unigram_entropy - LEAST_GAIN:
         raise WorkError(
-            f"the model has not learnt: its final loss is {losses.final:.2f} nats per token, the unigram entropy of its "
-            f"corpus {losses.unigram_entropy:.2f}; this demo's training ends at least {LEAST_GAIN:g} below that"
+            f"the model has not learnt: its final loss is {losses.final:.2f} nats per token, the unigram entropy of "
+            f"its corpus {losses.unigram_entropy:.2f}; this demo's training ends at least {LEAST_GAIN:g} below that"
         )
 
 

@@ -105,10 +105,24 @@ class ModelConfigSection:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def query_parameters(self) -> int:
+        """Parameters of one layer's query projection; the attention's output projection has as many."""
+        return self.hidden_size * self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_parameters(self) -> int:
+        """Parameters of one layer's key and value projections together."""
+        return 2 * self.hidden_size * self.kv_heads * self.head_dim
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Parameters of each of one layer's three matrices in the FFN: gate, up and down."""
+        return self.hidden_size * self.intermediate_size
+
+    @property
     def layer_cost(self) -> int:
         """Multiply-adds per token in the matrices of one decoder layer, which are its parameters there."""
-        attention = 2 * self.head_dim * (self.num_attention_heads + self.kv_heads) * self.hidden_size
-        return attention + 3 * self.intermediate_size * self.hidden_size
+        return 2 * self.query_parameters + self.key_value_parameters + 3 * self.mlp_parameters
 
     @property
     def head_cost(self) -> int:
