@@ -21,6 +21,8 @@ from nanotron_zagreus.errors import InputError, MissingInputError, VerificationE
         (["train"], 2),
         (["check", "--config-file", "nowhere.yaml"], 2),
         (["checkpoints", "list", "nowhere"], 2),
+        (["tokenize", "--output", "x", "--encoder", "other"], 2),
+        (["tokenize", "--output", "x", "--executor", "other"], 2),
     ],
 )
 def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
