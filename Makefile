@@ -15,9 +15,11 @@ ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic config_pipeline eng
 	uneven_masks) tests/gpu
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 
-# The first interpreter that runs and is new enough; `make PYTHON=…` overrides it.
-PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13 python; do \
-	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
+# The first interpreter that runs and that requirements.lock has wheels for (fasttext-numpy2-wheel ends at 3.12);
+# `make PYTHON=…` overrides it.
+IS_COVERED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+PYTHON ?= $(shell for candidate in python3.11 python3.12 python3 python; do \
+	$$candidate -c '$(IS_COVERED)' 2>/dev/null && echo $$candidate && break; done)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-main soak lint format lock slurm-packages clean
@@ -28,7 +30,11 @@ help:  ## List the targets
 venv: $(STAMP)  ## Create .venv from requirements.lock and install the project into it
 
 $(STAMP): requirements.lock setup.py pyproject.toml
-	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; give one: make PYTHON=/path/to/python venv" >&2; exit 1; }
+	@$(BIN)/python -c '' 2>/dev/null || { test -n "$(PYTHON)" && $(PYTHON) -c '$(IS_COVERED)' 2>/dev/null; } || { \
+	  echo "make: $(or $(PYTHON),no interpreter found) is not Python 3.11 or 3.12, for which requirements.lock has wheels;" \
+	  "give one: make PYTHON=/path/to/python3.11 venv. On a later Python, install without the lock: pip install '.[eval,fast,plots,dev]'" >&2; exit 1; }
+	@command -v nvidia-smi >/dev/null || test -n "$$PIP_EXTRA_INDEX_URL$$PIP_INDEX_URL" || echo "make: no nvidia-smi here;" \
+	  "torch's CPU build is much smaller: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make venv"
 	$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .

@@ -14,6 +14,8 @@ from nanotron_zagreus.config.optimizer import LearningRateSection
 A100_PEAK_FLOPS = 312e12
 """bf16 tensor-core FLOP/s without sparsity of an A100 (NVIDIA A100 datasheet), the published run's GPU."""
 
+DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCount:
@@ -46,12 +48,10 @@ def count_parameters(model: ModelConfigSection, num_vocab_rows: int | None = Non
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
     rows = model.vocab_size if num_vocab_rows is None else num_vocab_rows
-    queries = hidden * model.num_attention_heads * model.head_dim
-    keys_and_values = 2 * hidden * model.kv_heads * model.head_dim
     return ParameterCount(
         embedding=rows * hidden,
-        attention=layers * (2 * queries + keys_and_values),  # the output projection is as large as the queries'
-        mlp=layers * 3 * hidden * model.intermediate_size,
+        attention=layers * (2 * model.query_parameters + model.key_value_parameters),
+        mlp=layers * 3 * model.mlp_parameters,
         norms=(2 * layers + 1) * hidden,
         output_head=0 if model.tie_word_embeddings else rows * hidden,
     )

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanotron_zagreus.arithmetic import count_flops_per_token
+from nanotron_zagreus.arithmetic import DTYPE_BYTES, count_flops_per_token
 from nanotron_zagreus.config.sections import Config
 from nanotron_zagreus.errors import InputError
 
-_DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 _MEBIBYTE = 2**20
 _FIRST_BUCKET_BYTES = _MEBIBYTE
 """torch.distributed: the first bucket is small, so that reducing starts early."""
@@ -84,7 +83,7 @@ def model_communication(config: Config, network: Network, rate: float) -> Commun
     buckets = make_buckets(config, _backward_seconds(config, micro_batch_seconds))
     num_parameters = sum(bucket.num_parameters for bucket in buckets)
     in_fp32 = config.optimizer.accumulate_grad_in_fp32
-    element_bytes = _DTYPE_BYTES[config.zagreus.gradient_reduction if in_fp32 else config.model.dtype]
+    element_bytes = DTYPE_BYTES[config.zagreus.gradient_reduction if in_fp32 else config.model.dtype]
     exposed = _exposed_seconds(config, network, buckets, element_bytes)
     compute = micro_batch_seconds * config.tokens.batch_accumulation_per_replica
     return Communication(
@@ -93,7 +92,7 @@ def model_communication(config: Config, network: Network, rate: float) -> Commun
         num_buckets=len(buckets),
         reduce_seconds=network.all_reduce_seconds(num_parameters * element_bytes, parallelism.dp),
         exposed_seconds=exposed,
-        exposed_seconds_in_bf16=_exposed_seconds(config, network, buckets, _DTYPE_BYTES["bfloat16"]),
+        exposed_seconds_in_bf16=_exposed_seconds(config, network, buckets, DTYPE_BYTES["bfloat16"]),
         step_seconds=compute + exposed,
     )
 
@@ -104,7 +103,7 @@ def make_buckets(config: Config, backward_seconds: float) -> list[Bucket]:
     Gradients come in the backward pass's order: an untied head at its start, then layer after layer in equal time,
     the embedding's, tied or not, at its end. Under ZeRO 1 with fp32 accumulation all are reduced together after it.
     """
-    model, dtype_bytes = config.model.model_config, _DTYPE_BYTES[config.model.dtype]
+    model, dtype_bytes = config.model.model_config, DTYPE_BYTES[config.model.dtype]
     if _reduces_after_backward(config):
         return [Bucket(num_parameters=_count(config), ready_seconds=backward_seconds)]
     layers = model.num_hidden_layers
@@ -136,7 +135,7 @@ def _exposed_seconds(config: Config, network: Network, buckets: list[Bucket], el
     if config.optimizer.zero_stage:
         # The updated weights travel back: one half of an all-reduce, in the model's dtype.
         gathered = (
-            network.all_reduce_seconds(_count(config) * _DTYPE_BYTES[config.model.dtype], config.parallelism.dp) / 2
+            network.all_reduce_seconds(_count(config) * DTYPE_BYTES[config.model.dtype], config.parallelism.dp) / 2
         )
     return free_at - buckets[-1].ready_seconds + gathered
 
@@ -159,10 +158,8 @@ def _embedding_parameters(config: Config) -> int:
 def _matrices_of_a_layer(config: Config) -> tuple[int, ...]:
     """Return the parameters of a layer's tensors in the backward pass's order; all tp ranks' share the links."""
     model = config.model.model_config
-    attention = model.head_dim * model.hidden_size
-    queries, keys_and_values = model.num_attention_heads * attention, 2 * model.kv_heads * attention
-    mlp = model.hidden_size * model.intermediate_size
-    return mlp, 2 * mlp, model.hidden_size, queries, queries + keys_and_values, model.hidden_size
+    queries, mlp, norm = model.query_parameters, model.mlp_parameters, model.hidden_size
+    return mlp, 2 * mlp, norm, queries, queries + model.key_value_parameters, norm
 
 
 def _count(config: Config) -> int:

@@ -1,10 +1,18 @@
-"""The three ways a command can end badly, one exception each.
+"""The three ways a command can end badly, one exception each, and the exit codes.
 
 The command line turns them into exit codes; everything else that is raised counts as a failure
 while working (exit code 1).
 """
 
 from __future__ import annotations
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_VERIFICATION = 3
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: `zagreus train` stopped after saving, run again to go on."""
+EXIT_INTERRUPTED = 130
+"""A shell's code for a process that SIGINT ended."""
 
 
 class InputError(ValueError):

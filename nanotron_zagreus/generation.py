@@ -57,7 +57,7 @@ class Generator:
             device: torch's name; None takes CUDA where there is one. On a CPU the weights are widened to float32.
 
         Raises:
-            InputError: the folder holds no model that transformers can load.
+            InputError: the folder holds no model that transformers can load, or there is no such device.
         """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,6 +68,7 @@ class Generator:
                 "`zagreus convert CHECKPOINT OUT --tokenizer T`"
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        _check_device(self.device)
         dtype: Any = torch.float32 if self.device == "cpu" else "auto"
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -75,6 +76,29 @@ class Generator:
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder}: transformers cannot load it: {error}") from error
         self.model.to(self.device).eval()
+
+    def encode(self, prompt: str, max_new_tokens: int) -> Any:
+        """Return the prompt's token ids: `[1, num_prompt_tokens]`.
+
+        Args:
+            prompt: text; special tokens are added as the tokenizer does.
+            max_new_tokens: tokens that are to be added at most.
+
+        Raises:
+            InputError: an empty prompt, or more tokens than the model has positions.
+        """
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens: got {max_new_tokens}, expected at least 1")
+        token_ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        num_prompt, limit = int(token_ids.shape[1]), int(self.model.config.max_position_embeddings)
+        if num_prompt == 0:
+            raise InputError("prompt: holds no token; give at least one word")
+        if num_prompt + max_new_tokens > limit:
+            raise InputError(
+                f"max_new_tokens: {num_prompt} prompt tokens + {max_new_tokens} = {num_prompt + max_new_tokens}, more "
+                f"than the model's {limit} positions; at most {max(0, limit - num_prompt)} fit after this prompt"
+            )
+        return token_ids
 
     def complete(
         self,
@@ -98,17 +122,8 @@ class Generator:
         import torch
 
         sampling = sampling or Sampling()
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens: got {max_new_tokens}, expected at least 1")
-        token_ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"].to(self.device)
-        num_prompt, limit = int(token_ids.shape[1]), int(self.model.config.max_position_embeddings)
-        if num_prompt == 0:
-            raise InputError("prompt: holds no token; give at least one word")
-        if num_prompt + max_new_tokens > limit:
-            raise InputError(
-                f"max_new_tokens: {num_prompt} prompt tokens + {max_new_tokens} = {num_prompt + max_new_tokens}, more "
-                f"than the model's {limit} positions; at most {max(0, limit - num_prompt)} fit after this prompt"
-            )
+        token_ids = self.encode(prompt, max_new_tokens).to(self.device)
+        num_prompt = int(token_ids.shape[1])
         torch.manual_seed(sampling.seed)
         with torch.no_grad():
             output = self.model.generate(
@@ -144,6 +159,17 @@ class Generator:
     def _eos_ids(self) -> list[int]:
         ids = self.model.generation_config.eos_token_id
         return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that torch does not know or that is not here, by putting nothing on it."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device: got {name!r}, which cannot be used here ({reason}); use cpu") from error
 
 
 class _TextStreamer:

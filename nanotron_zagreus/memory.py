@@ -10,11 +10,12 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from nanotron_zagreus.arithmetic import DTYPE_BYTES as _DTYPE_BYTES
 from nanotron_zagreus.arithmetic import count_parameters
 from nanotron_zagreus.config.pipeline import layers_per_pipeline_rank
-from nanotron_zagreus.config.sections import Config
+from nanotron_zagreus.config.reliability import CheckpointKeepingSection
+from nanotron_zagreus.config.sections import CheckpointsSection, Config
 
-_DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 _FP32_BYTES = 4
 _MICRO_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _ROWS_PER_CHUNK = 2048
@@ -106,6 +107,20 @@ def num_saves(config: Config) -> int:
     at_intervals = steps // checkpoints.checkpoint_interval
     last = checkpoints.save_final_state and steps % checkpoints.checkpoint_interval != 0
     return at_intervals + bool(checkpoints.save_initial_state) + last
+
+
+def num_kept(checkpoints: CheckpointsSection, keeping: CheckpointKeepingSection, train_steps: int) -> int:
+    """Return how many checkpoints are left of a whole run: the newest keep_last, and the multiples of keep_every."""
+    interval, first = checkpoints.checkpoint_interval, int(checkpoints.save_initial_state)
+    final = int(checkpoints.save_final_state and train_steps % interval != 0)
+    regular = train_steps // interval
+    if keeping.keep_last is None or keeping.keep_last >= first + regular + final:
+        return first + regular + final
+    if keeping.keep_every is None:
+        return keeping.keep_last
+    # The steps before the newest ones: step 0 and the regular ones up to this many, or neither.
+    older = regular + final - keeping.keep_last
+    return keeping.keep_last + first + older * interval // math.lcm(interval, keeping.keep_every)
 
 
 def _layers_of(config: Config) -> list[int]:

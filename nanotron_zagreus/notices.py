@@ -109,10 +109,15 @@ def sources_by_size(config: Config) -> str | None:
 
 
 def validation(config: Config) -> str | None:
-    """Say that a validation interval without batches validates nothing."""
+    """Say that a validation interval without batches validates nothing, and the reverse."""
     tokens = config.tokens
-    if tokens.val_check_interval <= 0 or tokens.limit_val_batches:
+    if (tokens.val_check_interval > 0) == (tokens.limit_val_batches > 0):
         return None
+    if tokens.limit_val_batches:
+        return (
+            f"tokens.limit_val_batches: {tokens.limit_val_batches:,}, but validation never runs while "
+            f"val_check_interval is {tokens.val_check_interval}; set it to the steps between two validations"
+        )
     return f"tokens.val_check_interval: {tokens.val_check_interval:,} has no effect while limit_val_batches is 0"
 
 
@@ -139,12 +144,18 @@ def short_sequences(config: Config) -> str | None:
 
 def checkpoints_per_node(config: Config) -> str | None:
     """Say what checkpoints that every node keeps for itself mean for a resume."""
-    if config.checkpoints.checkpoints_path_is_shared_file_system or config.parallelism.world_size <= _GPUS_PER_NODE:
+    if not keeps_checkpoints_per_node(config):
         return None
     return (
         "checkpoints.checkpoints_path_is_shared_file_system: false, so every node keeps its own checkpoints and a "
         "resume needs the same nodes; set it to true if all nodes see the folder"
     )
+
+
+def keeps_checkpoints_per_node(config: Config) -> bool:
+    """Say whether the run has several nodes, each with checkpoints of its own."""
+    shared = config.checkpoints.checkpoints_path_is_shared_file_system
+    return not shared and config.parallelism.world_size > _GPUS_PER_NODE
 
 
 def missing_data(config: Config) -> str | None:
@@ -167,7 +178,7 @@ def missing_tokenizer(config: Config, hf_home: Path | None = None) -> str | None
     name = config.tokenizer.tokenizer_name_or_path
     if Path(name).exists():
         return None
-    if name.count("/") != 1 or name.startswith((".", "/")):
+    if not _may_be_hub_id(name, config):
         return f"tokenizer.tokenizer_name_or_path: {name} does not exist here"
     if _is_cached(name, config.tokenizer.tokenizer_revision, hf_home):
         return None
@@ -212,6 +223,23 @@ def _collect(checks: tuple[_Check, ...], config: Config) -> tuple[str, ...]:
 
 def _phases(config: Config) -> tuple:
     return learning_rate_phases(config.optimizer.learning_rate_scheduler, config.tokens.train_steps)
+
+
+def _may_be_hub_id(name: str, config: Config) -> bool:
+    """Say whether a name without a file may be `owner/name` or `name` on the hub.
+
+    It is a path when the hub takes no such name, when it ends in .json, or when its first folder is that of the run's
+    own data or checkpoints.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    own = [config.checkpoints.checkpoints_path, *(f for s in config.data_stages for f in s.data.dataset.folders)]
+    in_own_folder = "/" in name and Path(name).parts[0] in {path.parts[0] for path in own if path.parts}
+    return not name.endswith(".json") and not in_own_folder
 
 
 def _is_cached(name: str, revision: str | None, hf_home: Path | None) -> bool:

@@ -15,8 +15,8 @@ from nanotron_zagreus.arithmetic import (
 )
 from nanotron_zagreus.communication import Communication, Network, model_communication
 from nanotron_zagreus.config.sections import Config
-from nanotron_zagreus.memory import MemoryEstimate, checkpoint_bytes, estimate_memory, headroom, num_saves
-from nanotron_zagreus.notices import machine_notices, notices
+from nanotron_zagreus.memory import MemoryEstimate, checkpoint_bytes, estimate_memory, headroom, num_kept, num_saves
+from nanotron_zagreus.notices import keeps_checkpoints_per_node, machine_notices, notices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,10 @@ class Plan:
     """Bytes on the fullest GPU for other micro-batch sizes: activations kept, and recomputed (recompute_layer)."""
     checkpoint_bytes: int
     num_checkpoints: int
+    num_checkpoints_kept: int
+    """How many of them are left at the end, by zagreus.checkpoints.keep_last and keep_every."""
+    checkpoints_on_every_node: bool
+    """Whether each node keeps them all for itself, without a shared file system."""
     communication: Communication | None
     """Gradient traffic on the network that was asked about; None: none asked about, or nothing to model."""
     notices: tuple[str, ...]
@@ -93,6 +97,8 @@ def make_plan(config: Config, network: Network | None = None, rate: float | None
         memory_by_micro_batch_size=headroom(config),
         checkpoint_bytes=checkpoint_bytes(config),
         num_checkpoints=num_saves(config),
+        num_checkpoints_kept=num_kept(config.checkpoints, config.zagreus.checkpoints, tokens.train_steps),
+        checkpoints_on_every_node=keeps_checkpoints_per_node(config),
         communication=communication,
         notices=notices(config),
         machine_notices=machine_notices(config),

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from examples.demo.corpus import LANGUAGES, build_corpus
 from examples.demo.held_out import write_word_order_questions
-from examples.demo.report import print_report
+from examples.demo.report import check_learnt, measure_losses, print_report
 from examples.demo.steps import Commands, Journal, Step, run_steps
 from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.errors import InputError, WorkError
@@ -146,6 +146,9 @@ def main(arguments: list[str]) -> int:
         journal = Journal.open(demo.output, fingerprint(config_file), console)
         run_steps(demo.steps(), journal, console)
         print_report(demo.config, demo.folder, journal.seconds, console)
+        if config_file == CONFIG_FILE:
+            # Another file, perhaps a few steps long, promises nothing.
+            check_learnt(measure_losses(demo.config, demo.folder))
     except (InputError, WorkError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

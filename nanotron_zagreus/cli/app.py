@@ -16,12 +16,15 @@ import traceback
 import typer
 
 from nanotron_zagreus.cli import check, checkpoints, convert, data, evaluate, slurm, train
-from nanotron_zagreus.errors import InputError, VerificationError, WorkError
-
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_VERIFICATION = 3
-EXIT_INTERRUPTED = 130
+from nanotron_zagreus.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_VERIFICATION,
+    InputError,
+    VerificationError,
+    WorkError,
+)
 
 app = typer.Typer(
     name="zagreus",
@@ -36,9 +39,33 @@ for stage in (check, data, train, checkpoints, convert, evaluate, slurm):
     stage.register(app)
 
 
+def _print_version(is_wanted: bool) -> None:
+    """Print this project's version, torch's and the engine, without importing either."""
+    if not is_wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    from nanotron_zagreus.engine.detection import find_engine
+
+    for package in ("nanotron-zagreus", "torch"):
+        try:
+            print(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            print(f"{package}: not installed")
+    try:
+        engine = find_engine("auto")
+        print(f"engine: {engine.name} in {engine.root}")
+    except InputError as error:
+        print(error)
+    raise typer.Exit
+
+
 @app.callback()
 def _global_options(
     debug: bool = typer.Option(False, "--debug", help="Show the full traceback of an error."),
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Show the versions of what trains, and leave."
+    ),
 ) -> None:
     """Take the options that hold for every subcommand."""
 

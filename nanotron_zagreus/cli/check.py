@@ -42,8 +42,10 @@ def check(
     from nanotron_zagreus.config import load_config
     from nanotron_zagreus.config.checks import check_world_size
     from nanotron_zagreus.plan import make_plan
+    from nanotron_zagreus.resources import find_config
 
-    config = load_config(config_file)
+    file = find_config(config_file).resolve()
+    config = load_config(file)
     if world_size is not None:
         check_world_size(config, world_size)
     network, rate = None, None
@@ -52,9 +54,10 @@ def check(
         rate = _rate(config, tokens_per_second_per_gpu)
     plan = make_plan(config, network, rate)
     if as_json:
-        print(json.dumps(plan.as_data(), indent=2))
+        print(json.dumps({"config_file": str(file)} | plan.as_data(), indent=2))
         return
-    _print_plan(plan, [_engine_row(config), *([] if network is None else _network_rows(plan, network, rate))])
+    rows = [("config", str(file)), _engine_row(config)]
+    _print_plan(plan, [*rows, *([] if network is None else _network_rows(plan, network, rate))])
 
 
 def _rate(config: Config, given: float | None) -> float:
@@ -105,11 +108,7 @@ def _print_plan(plan: Plan, more_rows: list[tuple[str, str]]) -> None:
         ("memory", f"about {human_bytes(plan.memory_per_gpu.total)} per GPU at most:"),
         ("", ", ".join(f"{name} {human_bytes(size)}" for name, size in vars(plan.memory_per_gpu).items() if size)),
         ("", f"by micro-batch size, activations kept / recomputed: {_headroom(plan)}"),
-        (
-            "checkpoints",
-            f"{plan.num_checkpoints:,} of {human_bytes(plan.checkpoint_bytes)} = "
-            f"{human_bytes(plan.num_checkpoints * plan.checkpoint_bytes)}",
-        ),
+        ("checkpoints", _checkpoints(plan)),
         *more_rows,
     ]
     for label, text in rows:
@@ -117,6 +116,17 @@ def _print_plan(plan: Plan, more_rows: list[tuple[str, str]]) -> None:
     for text in (*plan.notices, *plan.machine_notices):
         console.print("[yellow]notice[/yellow] ", end="")
         console.print(text, markup=False)
+
+
+def _checkpoints(plan: Plan) -> str:
+    """Return how many are written, how many stay, and what those take."""
+    from nanotron_zagreus.units import human_bytes
+
+    kept, total = plan.num_checkpoints_kept, plan.num_checkpoints
+    stay = "" if kept == total else f", of which {kept:,} stay"
+    where = " on each node" if plan.checkpoints_on_every_node else ""
+    size = human_bytes(kept * plan.checkpoint_bytes)
+    return f"{total:,} of {human_bytes(plan.checkpoint_bytes)}{stay} = {size}{where}"
 
 
 def _stage_rows(plan: Plan) -> list[tuple[str, str]]:

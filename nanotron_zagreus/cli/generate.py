@@ -41,9 +41,11 @@ def generate(
     )
     quiet_transformers()
     generator = Generator(folder, device=device)
+    texts = [sys.stdin.read() if text == "-" else text for text in prompt]
+    for text in texts:
+        generator.encode(text, max_new_tokens)  # refused before anything is printed
     completions = []
-    for text in prompt:
-        text = sys.stdin.read() if text == "-" else text
+    for text in texts:
         show: Callable[[str], None] | None = None
         if not as_json:
             print(text, end="", flush=True)

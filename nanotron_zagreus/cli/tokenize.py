@@ -63,14 +63,12 @@ def tokenize(
 
     Example: `zagreus tokenize --input corpus/ --output tokenized/english --tokenizer tokenizer.json --tasks 8`
     """
+    # Longer than other functions for its options alone: typer reads them from the signature.
+    from nanotron_zagreus.cli.reporting import check_choice
     from nanotron_zagreus.errors import InputError
 
-    for option, value, allowed in (
-        ("--encoder", encoder, ("auto", "tokenizers", "gigatoken")),
-        ("--executor", executor, ("local", "slurm")),
-    ):
-        if value not in allowed:
-            raise InputError(f"{option}: got {value!r}, expected {', '.join(allowed)}")
+    check_choice("--encoder", encoder, ("auto", "tokenizers", "gigatoken"))
+    check_choice("--executor", executor, ("local", "slurm"))
     if output is None:
         raise InputError("--output: missing; name the folder to write shards into")
     chosen: dict[str, Any] = {"inputs": tuple(input or ()), "tokenizer": tokenizer, "bos": bos, "eos": eos}

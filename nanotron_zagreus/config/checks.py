@@ -7,6 +7,8 @@ train something else than the file says. What merely deserves a remark is a noti
 from __future__ import annotations
 
 import itertools
+import math
+from collections import Counter
 
 from nanotron_zagreus.config.model import ExistingCheckpointSection
 from nanotron_zagreus.config.pipeline import layers_per_pipeline_rank
@@ -59,10 +61,9 @@ def check_stages(config: Config) -> None:
             f"data_stages[{len(stages) - 1}].start_training_step: got {stages[-1].start_training_step}, after the "
             f"last step (tokens.train_steps = {config.tokens.train_steps}); remove the stage or train longer"
         )
-    names = [stage.name for stage in stages]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"data_stages: {names.count(name)} stages are named {name!r}; give each its own name")
+    for name, times in Counter(stage.name for stage in stages).items():
+        if times > 1:
+            raise InputError(f"data_stages: {times} stages are named {name!r}; give each its own name")
 
 
 def check_tensor_parallel(config: Config) -> None:
@@ -77,7 +78,8 @@ def check_tensor_parallel(config: Config) -> None:
     }
     for name, size in sizes.items():
         if size % tp:
-            allowed = [n for n in range(1, model.num_attention_heads + 1) if not any(s % n for s in sizes.values())]
+            common = math.gcd(*sizes.values())
+            allowed = [n for n in range(1, common + 1) if common % n == 0]
             raise InputError(
                 f"parallelism.tp: {name} / tp = {size} / {tp} is not whole; this model allows tp in {allowed}"
             )
@@ -98,15 +100,17 @@ def check_pipeline_parallel(config: Config) -> None:
     pp, model = config.parallelism.pp, config.model.model_config
     if pp == 1:
         return
-    divisions = {
-        n: layers_per_pipeline_rank(model.num_hidden_layers, model.layer_cost, model.head_cost, n)
-        for n in range(1, max(pp, model.num_hidden_layers) + 1)
-    }
-    if divisions[pp] is None:
+
+    def is_divided(n: int) -> bool:
+        return layers_per_pipeline_rank(model.num_hidden_layers, model.layer_cost, model.head_cost, n) is not None
+
+    # Embedding, norm and head are blocks too; more ranks than blocks cannot be filled.
+    most = model.num_hidden_layers + 3
+    if pp > most or not is_divided(pp):
         raise InputError(
             f"parallelism.pp: got {pp}, and the engine divides {model.num_hidden_layers} layers of "
             f"{model.layer_cost:,} multiply-adds a token and an output head of {model.head_cost:,} so that the last "
-            f"rank stays empty; this model allows pp in {[n for n, layers in divisions.items() if layers is not None]}"
+            f"rank stays empty; this model allows pp in {[n for n in range(1, most + 1) if is_divided(n)]}"
         )
     accumulation = config.tokens.batch_accumulation_per_replica
     if config.parallelism.pp_engine == "1f1b" and accumulation < pp - 1:

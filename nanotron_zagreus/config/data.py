@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanotron_zagreus.config.rules import at_least
+from nanotron_zagreus.config.rules import at_least, path_text
 from nanotron_zagreus.errors import InputError
 
 
@@ -76,6 +77,8 @@ class DatasetSection:
         return self.dataset_weights
 
     def _check_folders(self) -> None:
+        for folder in self.dataset_folder if isinstance(self.dataset_folder, dict) else ():
+            path_text("dataset_folder", folder)
         if (self.dataset_folder is None) == (self.dataset_groups is None):
             raise InputError("dataset_folder: expected either dataset_folder or dataset_groups, and not both")
         if not self.folders:
@@ -101,6 +104,8 @@ class DatasetSection:
         for folder, weight in zip(folders, weights, strict=True):
             if not 0 < weight < float("inf"):
                 raise InputError(f"dataset_weights: got {weight} for {folder}, expected a positive number")
+        if not math.isfinite(sum(weights)):
+            raise InputError(f"dataset_weights: got {list(weights)}, whose sum is no number; use a smaller scale")
 
 
 @dataclass(frozen=True, kw_only=True)

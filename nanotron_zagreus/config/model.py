@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanotron_zagreus.config.rules import at_least
+from nanotron_zagreus.config.rules import at_least, at_most
 from nanotron_zagreus.errors import InputError
+
+_LARGEST = {
+    "num_hidden_layers": 1_000,
+    "hidden_size": 2**20,
+    "intermediate_size": 2**22,
+    "vocab_size": 2**24,
+}
+"""Far beyond any published model (1,000 layers: DeepNet, arXiv:2203.00555); a slip of the pen should not be planned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,8 @@ class ModelConfigSection:
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
             at_least(name, getattr(self, name), 1)
+        for name, most in _LARGEST.items():
+            at_most(name, getattr(self, name), most)
         heads, kv_heads = self.num_attention_heads, self.kv_heads
         at_least("num_key_value_heads", kv_heads, 1)
         at_least("max_position_embeddings", self.max_position_embeddings, 1)
@@ -95,10 +105,24 @@ class ModelConfigSection:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def query_parameters(self) -> int:
+        """Parameters of one layer's query projection; the attention's output projection has as many."""
+        return self.hidden_size * self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_parameters(self) -> int:
+        """Parameters of one layer's key and value projections together."""
+        return 2 * self.hidden_size * self.kv_heads * self.head_dim
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Parameters of each of one layer's three matrices in the FFN: gate, up and down."""
+        return self.hidden_size * self.intermediate_size
+
+    @property
     def layer_cost(self) -> int:
         """Multiply-adds per token in the matrices of one decoder layer, which are its parameters there."""
-        attention = 2 * self.head_dim * (self.num_attention_heads + self.kv_heads) * self.hidden_size
-        return attention + 3 * self.intermediate_size * self.hidden_size
+        return 2 * self.query_parameters + self.key_value_parameters + 3 * self.mlp_parameters
 
     @property
     def head_cost(self) -> int:

@@ -16,6 +16,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from nanotron_zagreus.config.rules import path_text
 from nanotron_zagreus.errors import InputError
 
 T = TypeVar("T")
@@ -132,6 +133,7 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, path: str) -> Any:
     members = [member for member in arguments if member is not type(None)]
     alike = [member for member in members if _form(member) == _form(type(value))] or members
     if _form(type(value)) is dict and len(alike) > 1:
+        _refuse_two_forms(alike, value, path)
         return convert(max(alike, key=lambda member: _known_keys(member, value)), value, path)
     errors = []
     for member in alike:
@@ -142,6 +144,14 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(errors) == 1:
         raise errors[0]
     raise InputError(" or ".join(map(str, errors)))
+
+
+def _refuse_two_forms(sections: list[Any], value: dict[str, Any], path: str) -> None:
+    """Refuse a mapping that fills several of a union's sections at once: every key is known, but not to one of them."""
+    forms = [{field.name for field in dataclasses.fields(member)} for member in sections if is_section(member)]
+    if set(value) <= set().union(*forms) and not any(set(value) <= names for names in forms):
+        either = " or ".join(", ".join(sorted(names)) for names in forms)
+        raise InputError(f"{path}: got {', '.join(sorted(value))} together, expected either {either}; keep one")
 
 
 def _form(hint: Any) -> type:
@@ -170,26 +180,14 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     if hint is str and isinstance(value, str):
         return value
     if hint is Path and isinstance(value, str | Path):
-        return _convert_path(str(value), path)
+        path_text(path, str(value))
+        return Path(value)
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
     hint_text = names.get(hint, str(hint))
     advice = ""
     if hint is int and isinstance(value, str) and _as_float(value) is not None:
         advice = "; write it as digits, YAML reads this as text"
     raise InputError(f"{path}: got {_show(value)} ({type(value).__name__}), expected {hint_text}{advice}")
-
-
-def _convert_path(text: str, path: str) -> Path:
-    """Return ``text`` as a path; what a shell would expand, and we would not, is refused."""
-    if not text.strip() or "\0" in text:
-        raise InputError(f"{path}: got {_show(text)}, expected a path")
-    if text.startswith("~") or "$" in text:
-        raise InputError(f"{path}: got {_show(text)}; ~ and $variables are not expanded here, write the path out")
-    if "://" in text:
-        raise InputError(
-            f"{path}: got {_show(text)}; only paths of this machine's file systems are read, copy it there"
-        )
-    return Path(text)
 
 
 def _known_keys(member: Any, value: dict[str, Any]) -> int:
@@ -215,4 +213,6 @@ def _show(value: Any) -> str:
 
 
 def _join(path: str, name: str) -> str:
+    """Return the path of a key; one that would break or fill the line is quoted and cut."""
+    name = name if name.isprintable() and len(name) <= 80 else _show(name)
     return f"{path}.{name}" if path else name

@@ -16,8 +16,13 @@ from nanotron_zagreus.config.data import DataStageSection
 from nanotron_zagreus.config.model import ModelSection
 from nanotron_zagreus.config.optimizer import OptimizerSection
 from nanotron_zagreus.config.reliability import CheckpointKeepingSection, GuardsSection
-from nanotron_zagreus.config.rules import at_least
+from nanotron_zagreus.config.rules import at_least, name_of_a_file
 from nanotron_zagreus.errors import InputError
+
+_MAX_SEED = 2**32 - 1
+"""numpy's random states take no other (numpy.random.seed); the ranks' are among what the seed sets."""
+_MAX_NAME_LENGTH = 200
+"""Characters; with what is put around it a name stays within a file system's 255 bytes in most scripts."""
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical", "passive"]
 
@@ -63,10 +68,16 @@ class GeneralSection:
     def __post_init__(self) -> None:
         for name in ("project", "run"):
             # They become folder, job and tracker names.
+            if len(getattr(self, name)) > _MAX_NAME_LENGTH:
+                raise InputError(
+                    f"{name}: got {len(getattr(self, name))} characters, expected at most {_MAX_NAME_LENGTH}"
+                )
             if not re.fullmatch(r"[\w][\w .+=-]*", getattr(self, name)):
                 raise InputError(
                     f"{name}: got {getattr(self, name)!r}, expected a name of letters, digits, spaces and . _ + = -"
                 )
+        if not 0 <= self.seed <= _MAX_SEED:
+            raise InputError(f"seed: got {self.seed}, expected a whole number from 0 to {_MAX_SEED:,}")
         if self.benchmark_csv_path is not None:
             raise InputError(
                 f"benchmark_csv_path: got {self.benchmark_csv_path}, only null is supported; "
@@ -150,6 +161,7 @@ class TokenizerSection:
     def __post_init__(self) -> None:
         if not self.tokenizer_name_or_path.strip():
             raise InputError("tokenizer_name_or_path: got nothing, expected a hub id, a folder or a tokenizer.json")
+        name_of_a_file("tokenizer_name_or_path", self.tokenizer_name_or_path)
         if self.tokenizer_max_length is not None:
             raise InputError(
                 f"tokenizer_max_length: got {self.tokenizer_max_length}, only null is supported: nothing is cut"

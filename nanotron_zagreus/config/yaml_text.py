@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -68,7 +69,7 @@ class _StrictLoader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict):
+            if not isinstance(key, Hashable):
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key must be text")
             if key in seen:
                 raise yaml.YAMLError(f"key {key!r} appears twice, again on line {key_node.start_mark.line + 1}")

@@ -60,7 +60,7 @@ def load_recipe(file: Path) -> Recipe:
     Raises:
         InputError: it is malformed.
     """
-    path = find_config(file)
+    path = find_config(file, kind="data")
     try:
         return build(Recipe, parse_yaml(path.read_text(encoding="utf-8"), str(path)))
     except InputError as error:

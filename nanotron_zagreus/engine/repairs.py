@@ -16,6 +16,7 @@ import importlib.util
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from nanotron_zagreus.engine.groups import default_group_timeout
 from nanotron_zagreus.engine.launch import start_process_group
 from nanotron_zagreus.engine.stand_ins import importable
 from nanotron_zagreus.errors import InputError
@@ -26,6 +27,7 @@ _MARK = "_zagreus_repair"
 def repair_what_both_have() -> None:
     """Run every repair of this module; `nanotron.trainer` can be imported by now."""
     start_process_group_on_any_device()
+    groups_wait_as_long_as_the_default_one()
     collectives_on_leaf_parameters()
     wait_for_every_gradient_bucket()
     own_pipeline_state_per_batch()
@@ -80,6 +82,16 @@ def start_process_group_on_any_device() -> None:
     """
     dist = importlib.import_module("nanotron.distributed")
     replace_once(dist, "initialize_torch_distributed", lambda original: _start_process_group)
+
+
+def groups_wait_as_long_as_the_default_one() -> None:
+    """Let collectives of the engine's groups wait as long as those of the default group.
+
+    distributed.py:16 (main: 18) gives every group 10 minutes (20), whatever the job was started with. Can go when it
+    takes the default group's timeout.
+    """
+    dist = importlib.import_module("nanotron.distributed")
+    replace_once(dist, "new_group", _with_default_timeout)
 
 
 def collectives_on_leaf_parameters() -> None:
@@ -158,6 +170,14 @@ class _AllHandles:
 def _start_process_group() -> bool:
     start_process_group()
     return True
+
+
+def _with_default_timeout(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def new_group(ranks: Any = None, **options: Any) -> Any:
+        return original(ranks, **{"timeout": default_group_timeout(), **options})
+
+    return new_group
 
 
 def _without_grad(original: Callable[..., Any]) -> Callable[..., Any]:

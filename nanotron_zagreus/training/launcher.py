@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -12,10 +13,22 @@ from pathlib import Path
 
 from nanotron_zagreus.checkpoints.outcome import read_outcome
 from nanotron_zagreus.config import load_config
-from nanotron_zagreus.errors import InputError, VerificationError, WorkError
+from nanotron_zagreus.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    EXIT_VERIFICATION,
+    InputError,
+    VerificationError,
+    WorkError,
+)
+from nanotron_zagreus.resources import find_config
+from nanotron_zagreus.training.lifeline import end_with_parent
+from nanotron_zagreus.training.preflight import check_before_start
+from nanotron_zagreus.training.stop_requests import StopRequests
 
-EXIT_STOPPED = 75
-"""EX_TEMPFAIL of sysexits.h: run again to go on."""
+_POLL_SECONDS = 0.5
 
 
 def rank_main() -> None:
@@ -38,6 +51,9 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
 
     # nanotron 0.4 calls collectives under names that torch 2.13 has deprecated; once per rank and name is too often.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun's ranks have sessions of their own: nothing else would end them with it.
+        end_with_parent(signal.SIGKILL)
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         run_training(config_file, show_samples_every=show_samples_every)
@@ -46,7 +62,8 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
             traceback.print_exc()
         if is_first or not isinstance(error, InputError):
             print(f"zagreus: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, InputError) else 3 if isinstance(error, VerificationError) else 1
+        kinds = ((InputError, EXIT_BAD_INPUT), (VerificationError, EXIT_VERIFICATION))
+        return next((code for kind, code in kinds if isinstance(error, kind)), EXIT_FAILED)
     _leave_process_group()
     return 0
 
@@ -62,26 +79,44 @@ def _leave_process_group() -> None:
 def launch(config_file: str | Path, num_processes: int | None) -> int:
     """Start the ranks on this machine and return the exit code of `zagreus train`.
 
+    SIGINT, SIGTERM and SIGUSR1 make the run save and stop; another one a few seconds later ends it at once.
+
     Args:
         config_file: the training YAML.
         num_processes: ranks to start; None: the configuration's dp x tp x pp.
+
+    Raises:
+        InputError: what can be refused without ranks.
     """
-    config = load_config(config_file)
-    ranks = num_processes or config.parallelism.world_size
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={ranks}",
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=127.0.0.1:0",
-        "-m",
-        "nanotron_zagreus.training",
-        "--config-file",
-        str(Path(config_file)),
-    ]
-    code = subprocess.run(command, check=False).returncode
-    outcome = read_outcome(config.checkpoints.checkpoints_path)
+    file = find_config(config_file).resolve()
+    config = load_config(file)
+    num_ranks = num_processes or config.parallelism.world_size
+    check_before_start(config, num_ranks)
+    root = config.checkpoints.checkpoints_path
+    with StopRequests(root) as requests:
+        # A session of its own: Ctrl-C reaches the terminal's whole group, and torchrun would pass it on its own way.
+        process = subprocess.Popen(_agent_command(file, num_ranks), start_new_session=True)
+        code = _wait(process, requests)
+    if requests.must_end_now:
+        return EXIT_INTERRUPTED
+    outcome = read_outcome(root)
     if code == 0 and outcome is not None and outcome.why == "stopped":
         return EXIT_STOPPED
-    return code
+    return code if code >= 0 else EXIT_FAILED
+
+
+def _agent_command(file: Path, num_ranks: int) -> list[str]:
+    torchrun = [f"--nproc_per_node={num_ranks}", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
+    ranks = ["-m", "nanotron_zagreus.training", "--config-file", str(file)]
+    return [sys.executable, "-m", "nanotron_zagreus.training.agent", str(os.getpid()), *torchrun, *ranks]
+
+
+def _wait(process: subprocess.Popen[bytes], requests: StopRequests) -> int:
+    """Return the exit code of torchrun, passing on what signals ask for in the meantime."""
+    while True:
+        try:
+            return process.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            requests.pass_on()
+            if requests.must_end_now:
+                process.kill()  # the kernel ends the ranks with it

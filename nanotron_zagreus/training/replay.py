@@ -10,7 +10,7 @@ from nanotron_zagreus.data.mixture import open_mixture
 from nanotron_zagreus.errors import InputError
 
 
-def replay_step(config_file: Path, step: int, *, tokenizer: str | None, max_tokens: int, as_json: bool) -> None:
+def replay_step(config_file: str | Path, step: int, *, tokenizer: str | None, max_tokens: int, as_json: bool) -> None:
     """Print the samples of ``step`` in the order of the global batch.
 
     Args:

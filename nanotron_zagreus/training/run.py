@@ -6,23 +6,21 @@ allocates anything.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nanotron_zagreus.checkpoints import layout, manifest
 from nanotron_zagreus.checkpoints.inventory import newest_sound_step
 from nanotron_zagreus.checkpoints.outcome import Outcome
 from nanotron_zagreus.config import Config, load_config
-from nanotron_zagreus.config.checks import check_world_size
 from nanotron_zagreus.data.mixture import open_mixture
 from nanotron_zagreus.engine.bringup import bring_up
-from nanotron_zagreus.engine.launch import start_process_group, world_size
+from nanotron_zagreus.engine.launch import rank, start_process_group, world_size
 from nanotron_zagreus.errors import InputError, VerificationError
-
-if TYPE_CHECKING:
-    from nanotron_zagreus.training.resume_point import ResumePoint
+from nanotron_zagreus.resources import find_config
+from nanotron_zagreus.training.preflight import check_before_start
+from nanotron_zagreus.training.resume_point import ResumePoint, find_resume_point
 
 
 def run_training(config_file: str | Path, *, show_samples_every: int | None = None) -> Outcome:
@@ -37,61 +35,20 @@ def run_training(config_file: str | Path, *, show_samples_every: int | None = No
         VerificationError: the checkpoint to resume from is damaged.
         WorkError: the run failed in the middle; what was saved is kept.
     """
-    config = load_config(config_file)
-    check_world_size(config, world_size())
-    from nanotron_zagreus.training.resume_point import find_resume_point
-
-    _check_extras(config)
-    _check_writable(config.checkpoints.checkpoints_path)
-    resume = find_resume_point(config)
-    if resume is None and layout.list_steps(config.checkpoints.checkpoints_path):
-        _refuse_overwriting(config)
-    open_mixture(config, progress=resume.data_state if resume else None)
+    file = find_config(config_file).resolve()
+    config = load_config(file)
+    resume = check_before_start(config, world_size())
+    if rank() == 0:
+        print(f"zagreus: training {file}", flush=True)
     bring_up(config.zagreus.engine).check(config)
     start_process_group()
     if resume is not None:
         resume = _verified(config, resume)
     mixture = open_mixture(config, progress=resume.data_state if resume else None)
+    config.checkpoints.checkpoints_path.mkdir(parents=True, exist_ok=True)
     from nanotron_zagreus.training.loop import TrainingLoop
 
     return TrainingLoop(config, mixture, resume, show_samples_every=show_samples_every).run()
-
-
-def _check_extras(config: Config) -> None:
-    """Refuse a configuration that asks for a package which is not installed."""
-    tracking = config.zagreus.tracking
-    wanted = {
-        "zagreus.tracking.tensorboard": ("tensorboard", tracking.tensorboard, "tensorboard"),
-        "zagreus.tracking.wandb": ("wandb", tracking.wandb, "wandb"),
-        "zagreus.attention": ("flash_attn", config.zagreus.attention == "flash_attn", "flash"),
-    }
-    for field, (module, is_wanted, extra) in wanted.items():
-        if is_wanted and importlib.util.find_spec(module) is None:
-            raise InputError(
-                f"{field}: {module} is not installed; `pip install nanotron-zagreus[{extra}]`, or change the field"
-            )
-
-
-def _check_writable(root: Path) -> None:
-    """Refuse a checkpoints folder that cannot be written, before hours of work that could not be saved."""
-    probe = root / f".probe-{os.uname().nodename}-{os.getpid()}"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"checkpoints.checkpoints_path: {root} cannot be written ({error.strerror}: {error.filename}); free space "
-            "there, or name a folder that this user may write"
-        ) from error
-
-
-def _refuse_overwriting(config: Config) -> None:
-    root = config.checkpoints.checkpoints_path
-    raise InputError(
-        f"checkpoints.checkpoints_path: {root} already holds the steps {layout.list_steps(root)}, and the run does not "
-        "resume; set checkpoints.resume_checkpoint_path: auto to go on, or choose another folder"
-    )
 
 
 def _verified(config: Config, resume: ResumePoint) -> ResumePoint:
@@ -101,8 +58,6 @@ def _verified(config: Config, resume: ResumePoint) -> ResumePoint:
         VerificationError: it is damaged, and no fallback is wanted or there is none.
         InputError: nodes without a shared file system hold different checkpoints.
     """
-    from nanotron_zagreus.training.resume_point import find_resume_point
-
     problems = _verify_together(resume)
     if not problems:
         return resume

@@ -16,12 +16,14 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from nanotron_zagreus.errors import EXIT_INTERRUPTED
+
 SECOND_SIGNAL_SECONDS = 3.0
 """A signal this long after the first aborts at once. Sooner is the same request again: torchrun forwards what the
 terminal has already sent to the whole process group."""
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_ABORT_EXIT_CODE = 130
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""What asks for a stop."""
 
 
 class SignalRequests:
@@ -40,7 +42,7 @@ class SignalRequests:
         self._listener = threading.Thread(target=self._listen, name="zagreus-signals", daemon=True)
         self._listener.start()
         self._previous_descriptor = signal.set_wakeup_fd(self._pythons.fileno(), warn_on_full_buffer=False)
-        for number in _STOP_SIGNALS:
+        for number in STOP_SIGNALS:
             self._previous_handlers[number] = signal.signal(number, _leave_it_to_the_listener)
         return self
 
@@ -57,7 +59,7 @@ class SignalRequests:
     def _listen(self) -> None:
         while numbers := self._ours.recv(64):  # empty once the other end is closed
             for number in numbers:
-                if number in _STOP_SIGNALS:
+                if number in STOP_SIGNALS:
                     self._take(number)
 
     def _take(self, number: int) -> None:
@@ -66,7 +68,7 @@ class SignalRequests:
             self.received, self._first_at = signal.Signals(number).name, now
         elif now - self._first_at > SECOND_SIGNAL_SECONDS:
             print(f"zagreus: second signal ({signal.Signals(number).name}), leaving without saving", file=sys.stderr)
-            os._exit(_ABORT_EXIT_CODE)
+            os._exit(EXIT_INTERRUPTED)
 
 
 def _leave_it_to_the_listener(number: int, frame: FrameType | None) -> None:

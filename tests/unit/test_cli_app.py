@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ from nanotron_zagreus.errors import InputError, MissingInputError, VerificationE
         (["train"], 2),
         (["check", "--config-file", "nowhere.yaml"], 2),
         (["checkpoints", "list", "nowhere"], 2),
+        (["tokenize", "--output", "x", "--encoder", "other"], 2),
+        (["tokenize", "--output", "x", "--executor", "other"], 2),
     ],
 )
 def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +31,33 @@ def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixtu
     if code:
         assert "Traceback" not in captured.err
         assert captured.err
+
+
+def test_version_names_what_trains_without_importing_it() -> None:
+    program = (
+        "import sys\nfrom nanotron_zagreus.cli.app import run\n"
+        "assert run(['--version']) == 0\n"
+        "assert not {'torch', 'nanotron', 'numpy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, torch, engine = done.stdout.splitlines()
+    assert ours == f"nanotron-zagreus {version('nanotron-zagreus')}"
+    assert torch == f"torch {version('torch')}"
+    assert engine.startswith("engine: nanotron-")
+
+
+def test_version_is_given_where_no_engine_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.run(["--version"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch: not installed" in printed and "nanotron is not installed" in printed
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,10 @@ def stage(start: Any, name: str = "stage") -> dict[str, Any]:
     return {"name": name, "start_training_step": start, "data": {"dataset": {"dataset_folder": "shards"}}}
 
 
+def weighted(weights: list[float]) -> dict[str, Any]:
+    return {**stage(1), "data": {"dataset": {"dataset_folder": ["a", "b"], "dataset_weights": weights}}}
+
+
 MISTAKES = {
     "unknown section": (edited(tokenz={}), ["tokenz", "did you mean 'tokens'"]),
     "unknown key, near": (edited(tokens__train_step=5), ["tokens.train_step", "did you mean 'train_steps'"]),
@@ -220,6 +224,70 @@ MISTAKES = {
     "run named by a path": (edited(general__run="../x"), ["general.run", "'../x'", "letters"]),
     "run with a line break": (edited(general__run="a\nb"), ["general.run", "letters"]),
     "unknown engine": (edited(zagreus__engine="megatron"), ["zagreus.engine", "'megatron'", "nanotron-0.4"]),
+    "seed below numpy's": (edited(general__seed=-1), ["general.seed", "-1", "0", "4,294,967,295"]),
+    "seed above numpy's": (edited(general__seed=2**32), ["general.seed", "4294967296", "4,294,967,295"]),
+    "long run name": (edited(general__run="x" * 5000), ["general.run", "200", "5000"]),
+    "long tokenizer name": (edited(tokenizer__tokenizer_name_or_path="x" * 5000), ["tokenizer_name_or_path", "255"]),
+    "tokenizer with a line break": (edited(tokenizer__tokenizer_name_or_path="a\nb"), ["tokenizer_name", "a\\nb"]),
+    "long folder name": (edited(checkpoints__checkpoints_path="a/" + "x" * 300), ["checkpoints_path", "255 bytes"]),
+    "long path": (edited(checkpoints__checkpoints_path="abc/" * 1100), ["checkpoints_path", "4,096 bytes"]),
+    "folder with a line break": (edited(checkpoints__checkpoints_path="a\nb"), ["checkpoints_path", "a\\nb"]),
+    "a thousand million layers": (
+        edited(model__model_config__num_hidden_layers=10**9),
+        ["model.model_config.num_hidden_layers", "1,000,000,000", "at most 1,000"],
+    ),
+    "layers that pp would be tried on": (
+        edited(model__model_config__num_hidden_layers=200_000, parallelism__pp=2),
+        ["num_hidden_layers", "200,000", "at most 1,000"],
+    ),
+    "millions of heads": (
+        edited(
+            model__model_config__hidden_size=1_920_000_000,
+            model__model_config__num_attention_heads=960_000_000,
+            model__model_config__num_key_value_heads=960_000_000,
+            parallelism__tp=7,
+        ),
+        ["model.model_config.hidden_size", "1,920,000,000", "at most 1,048,576"],
+    ),
+    "wide as nothing": (
+        edited(model__model_config__intermediate_size=2**40),
+        ["model.model_config.intermediate_size", "at most 4,194,304"],
+    ),
+    "vocabulary of everything": (
+        edited(model__model_config__vocab_size=2**40),
+        ["model.model_config.vocab_size", "at most 16,777,216"],
+    ),
+    "many heads over tp": (
+        edited(
+            model__model_config__hidden_size=2**20,
+            model__model_config__num_attention_heads=2**19,
+            model__model_config__num_key_value_heads=2**19,
+            parallelism__tp=7,
+        ),
+        ["parallelism.tp", "524288 / 7"],
+    ),
+    "deep over pp": (
+        edited(model__model_config__num_hidden_layers=1000, parallelism__pp=999),
+        ["parallelism.pp", "got 999", "stays empty"],
+    ),
+    "pp beyond every block": (edited(parallelism__pp=10**12), ["parallelism.pp", "got 1000000000000", "[1, 2, 3]"]),
+    "weights without a sum": (
+        edited(data_stages=[weighted([1e308, 1e308])]),
+        ["data_stages[0].data.dataset.dataset_weights", "sum", "1e+308"],
+    ),
+    "weighted bucket": (
+        edited(data_stages=[{**stage(1), "data": {"dataset": {"dataset_folder": {"s3://b": 1.0}}}}]),
+        ["data_stages[0].data.dataset.dataset_folder", "s3://b", "file systems"],
+    ),
+    "weighted home": (
+        edited(data_stages=[{**stage(1), "data": {"dataset": {"dataset_folder": {"~/b": 1.0}}}}]),
+        ["data_stages[0].data.dataset.dataset_folder", "~/b", "not expanded"],
+    ),
+    "two ways to begin": (
+        edited(model__init_method={"std": 0.1, "path": "x"}),
+        ["model.init_method", "either", "std", "path"],
+    ),
+    "key with a line break": (edited(**{"model__a\nb": 1}), ["model.'a\\nb'", "unknown key"]),
     "zero epochs": (edited(zagreus__max_source_epochs=0), ["zagreus.max_source_epochs", "positive"]),
 }
 

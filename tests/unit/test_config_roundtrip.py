@@ -69,7 +69,7 @@ def configs(draw: st.DrawFn) -> Config:
             )
             for index, start in enumerate(starts)
         ),
-        general=GeneralSection(project=draw(names), run=draw(names), seed=draw(st.integers(-(2**62), 2**62))),
+        general=GeneralSection(project=draw(names), run=draw(names), seed=draw(st.integers(0, 2**32 - 1))),
         model=ModelSection(
             model_config=ModelConfigSection(
                 hidden_size=heads * 2 * draw(st.integers(1, 64)),

@@ -33,6 +33,7 @@ REFUSED = {
     "a key twice": ("tokens: 1\ntokens: 2", "twice"),
     "a key twice, deep": ("tokens: {a: 1, a: 2}", "twice"),
     "a list as key": ("? [a]\n: 1", "key"),
+    "a set as key": ("? !!set {a}\n: 1", "key"),
     "an octal number": ("a: 010", "010"),
     "a base-60 number": ("a: 1:30", "1:30"),
     "a base-60 fraction": ("a: 1:30.5", "1:30.5"),

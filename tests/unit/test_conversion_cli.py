@@ -46,6 +46,8 @@ def test_convert_prints_its_record_as_json(root: Path, tmp_path: Path, capsys: p
         (["generate", "{root}/20", "--prompt", "a"], 2, "config.json"),
         (["generate", "{root}/hf", "--prompt", ""], 2, "no token"),
         (["generate", "{root}/hf", "--prompt", "abc", "--max-new-tokens", "500"], 2, "at most 253"),
+        (["generate", "{root}/hf", "--prompt", "abc", "--device", "foo"], 2, "--device: got 'foo'"),
+        (["generate", "{root}/hf", "--prompt", "abc", "--device", "cuda:99"], 2, "--device: got 'cuda:99'"),
         (["card", "{root}/20"], 2, "conversion.json"),
         (["push", "{root}/hf", "nonsense", "--dry-run"], 2, "hub id"),
     ],
@@ -69,6 +71,13 @@ def test_a_wrong_checkpoint_exits_with_3_and_leaves_nothing(
     assert run(["convert", str(tmp_path / "20"), str(tmp_path / "hf"), "--tokenizer", str(root / "tokenizer")]) == 3
     assert "not finite" in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["20"]
+
+
+def test_a_refused_prompt_is_not_printed_and_neither_are_those_before_it(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", str(root / "hf"), "--prompt", "ab", "--prompt", "", "--max-new-tokens", "5"]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_generate_prints_json_and_repeats_itself(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from examples.demo import run_demo
 from examples.demo.corpus import PROSE, collect_code, collect_docstrings, read_prose, split_held_out
 from examples.demo.entropy import unigram_bits_per_byte, unigram_entropy
 from examples.demo.held_out import write_word_order_questions
-from examples.demo.report import read_losses, read_scores
+from examples.demo.report import Losses, check_learnt, measure_losses, read_losses, read_scores
 from examples.demo.steps import Commands, Journal, Step, run_steps
 from examples.demo.tokenizer_training import BEGIN_OF_TEXT, END_OF_TEXT, train_tokenizer
+from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.errors import InputError, WorkError
 
 QUIET = Console(quiet=True)
@@ -165,3 +167,44 @@ def _write_shard(folder: Path, tokens: list[int]) -> None:
     np.asarray(tokens, dtype="<u2").tofile(folder / "00000.ds")
     np.asarray([len(tokens)], dtype="<u8").tofile(folder / "00000.ds.index")
     (folder / "00000.ds.metadata").write_text(f"tokenizer|2\n{len(tokens)}\n{len(tokens)} T")
+
+
+def fake_result(folder: Path, final: float) -> Config:
+    """Write the shards and losses of a finished demo that ended at ``final``, and return its configuration."""
+    config = load_config("zagreus_tiny.yaml")
+    rng = np.random.default_rng(0)
+    for source in config.data_stages[-1].data.dataset.folders:
+        tokens = rng.integers(0, 1000, 4000).astype("<u2")
+        shard = folder / source / "00000_00000_unshuffled.ds"
+        shard.parent.mkdir(parents=True)
+        shard.write_bytes(tokens.tobytes())
+        shard.with_name(shard.name + ".index").write_bytes(np.array([4000], dtype="<u8").tobytes())
+        shard.with_name(shard.name + ".metadata").write_text("tok|2\n4000\n4000 T")
+    metrics = folder / config.checkpoints.checkpoints_path / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    rows = [{"iteration": step, "lm_loss": loss} for step, loss in enumerate((7.75, final, final, final), start=1)]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return config
+
+
+@pytest.mark.parametrize("final", [6.7, 5.6, float("nan"), float("inf")])
+def test_a_model_that_has_not_learnt_fails_the_demo(
+    final: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_result(tmp_path, final)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_demo, "run_steps", lambda *arguments: None)
+    monkeypatch.setattr(run_demo, "print_report", lambda *arguments: None)
+    monkeypatch.setattr(run_demo.Journal, "open", lambda *arguments: Journal(tmp_path / "demo.json", ""))
+    assert run_demo.main([]) == 1
+    error = capsys.readouterr().err
+    entropy = measure_losses(load_config("zagreus_tiny.yaml"), tmp_path).unigram_entropy
+    assert 6.5 < entropy < math.log(1000)
+    assert f"{final:.2f}" in error and f"{entropy:.2f}" in error
+
+
+def test_a_model_that_has_learnt_passes(tmp_path: Path) -> None:
+    losses = measure_losses(fake_result(tmp_path, 3.63), tmp_path)
+    assert (losses.first, losses.final) == (7.75, pytest.approx(3.63))
+    check_learnt(losses)
+    check_learnt(Losses(first=7.75, final=3.63, unigram_entropy=6.58))

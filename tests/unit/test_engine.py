@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,26 @@ def test_cuda_reads_as_cpu_inside_the_context_only() -> None:
     assert torch.cuda.set_device is before
     with pytest.raises((RuntimeError, AssertionError)):
         torch.zeros(2, device="cuda")
+
+
+def timeout_of(group: Any) -> timedelta:
+    return group._get_backend(torch.device("cpu")).options._timeout
+
+
+def test_every_group_waits_as_long_as_the_default_one(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a collective may give up before the watchdog has named the rank that is missing."""
+    from nanotron import distributed as dist
+
+    from nanotron_zagreus.engine.groups import default_group_timeout
+    from nanotron_zagreus.training import control
+
+    assert default_group_timeout() == timeout_of(torch.distributed.group.WORLD)
+    assert timeout_of(dist.new_group(ranks=[0])) == default_group_timeout()
+    monkeypatch.setattr(control, "default_group_timeout", lambda: timedelta(seconds=4321))
+    ours = control.StepControl(tmp_path, control.SignalRequests(), looks_at_files=True)
+    assert timeout_of(ours.group) == timedelta(seconds=4321)
 
 
 def test_every_gradient_bucket_is_waited_for(engine: Any) -> None:

@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import Config, load_config, load_config_text
-from nanotron_zagreus.memory import checkpoint_bytes, estimate_memory, num_saves
-from nanotron_zagreus.notices import machine_notices, notices
+from nanotron_zagreus.config.reliability import CheckpointKeepingSection
+from nanotron_zagreus.config.sections import CheckpointsSection
+from nanotron_zagreus.memory import checkpoint_bytes, estimate_memory, num_kept, num_saves
+from nanotron_zagreus.notices import machine_notices, missing_tokenizer, notices
 from nanotron_zagreus.plan import make_plan
 from nanotron_zagreus.resources import find_config
 from nanotron_zagreus.units import human_bytes, human_count, human_duration
@@ -116,7 +120,8 @@ def test_missing_data_and_tokenizer_are_notices_of_this_machine(
     config = load_config("zagreus_tiny.yaml")
     data, tokenizer = machine_notices(config)
     assert "3 of 3 folders do not exist" in data
-    assert "demo_output/tokenizer" in tokenizer
+    assert "demo_output/tokenizer does not exist here" in tokenizer
+    assert "hf download" not in tokenizer, "the run's own folders lie in demo_output: no hub id"
     gated = next(text for text in machine_notices(edited()) if "tokenizer" in text)
     assert "gated" in gated and "hf download meta-llama/Llama-3.2-1B" in gated
 
@@ -126,6 +131,32 @@ def test_missing_data_and_tokenizer_are_notices_of_this_machine(
     (tmp_path / "demo_output" / "tokenizer").mkdir()
     (only,) = machine_notices(config)
     assert "2 hold no .ds file" in only
+
+
+@pytest.mark.parametrize(
+    ("name", "key_words"),
+    [
+        ("gpt2", ["gpt2", "hf download gpt2", "cache"]),
+        ("someone/Llama", ["someone/Llama", "hf download someone/Llama"]),
+        ("someone/Llama 3.2", ["someone/Llama 3.2", "does not exist here"]),
+        ("a--b/c", ["a--b/c", "does not exist here"]),
+        ("./tok", ["./tok does not exist here"]),
+        ("tokenizers/tok.json", ["tokenizers/tok.json does not exist here"]),
+        ("a/b/c", ["a/b/c does not exist here"]),
+    ],
+)
+def test_a_missing_tokenizer_is_called_what_it_may_be(name: str, key_words: list[str], tmp_path: Path) -> None:
+    text = missing_tokenizer(edited(tokenizer__tokenizer_name_or_path=name), hf_home=tmp_path)
+    assert text is not None
+    assert all(word in text for word in key_words)
+    assert ("hf download" in text) == any("hf download" in word for word in key_words)
+
+
+def test_validation_that_never_comes_is_a_notice() -> None:
+    held_out = {"tokens__limit_val_batches": 5, "zagreus__validation_windows_per_source": 8}
+    text = one_notice(edited(**held_out, tokens__val_check_interval=-1), "limit_val_batches")
+    assert text is not None and "never" in text and "val_check_interval" in text
+    assert one_notice(edited(**held_out, tokens__val_check_interval=100), "limit_val_batches") is None
 
 
 def test_a_missing_checkpoint_to_start_from_is_a_notice(tmp_path: Path) -> None:
@@ -195,6 +226,44 @@ def test_saves_are_counted_with_the_first_and_the_last() -> None:
     assert num_saves(edited(checkpoints__save_initial_state=True)) == 401
     tiny = load_config("zagreus_tiny.yaml")
     assert checkpoint_bytes(tiny) == 12 * 590_688  # fp32 weights and moments, no masters
+
+
+@given(
+    steps=st.integers(1, 60),
+    interval=st.integers(1, 20),
+    keep_last=st.none() | st.integers(1, 70),
+    keep_every=st.integers(1, 20) | st.just(None),
+    first=st.booleans(),
+    final=st.booleans(),
+)
+@settings(deadline=None)
+def test_what_stays_is_what_pruning_leaves(
+    steps: int, interval: int, keep_last: int | None, keep_every: int | None, first: bool, final: bool
+) -> None:
+    checkpoints = CheckpointsSection(
+        checkpoints_path=Path("x"), checkpoint_interval=interval, save_initial_state=first, save_final_state=final
+    )
+    keeping = CheckpointKeepingSection(keep_last=keep_last, keep_every=keep_every if keep_last else None)
+    saved = sorted({step for step in range(1, steps + 1) if step % interval == 0 or (final and step == steps)})
+    saved = [*([0] if first else []), *saved]
+    kept = set(saved) if keep_last is None else set(saved[-keep_last:])
+    if keeping.keep_every is not None:
+        kept |= {step for step in saved if step % keeping.keep_every == 0}
+    assert num_kept(checkpoints, keeping, steps) == len(kept)
+
+
+def test_check_counts_what_stays_and_says_on_every_node(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = copy.deepcopy(PUBLISHED)
+    data["zagreus"] = {"checkpoints": {"keep_last": 3, "keep_every": 500_000}}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(data))
+    assert run(["check", "--config-file", str(file)]) == 0
+    # 500,000, 1,000,000 and 1,500,000, and the last three: 1,990,000, 1,995,000 and 2,000,000
+    assert "400 of 6.13 GB, of which 6 stay = 36.8 GB on each node" in capsys.readouterr().out
+    data["checkpoints"]["checkpoints_path_is_shared_file_system"] = True
+    file.write_text(yaml.safe_dump(data))
+    assert run(["check", "--config-file", str(file)]) == 0
+    assert "6 stay = 36.8 GB\n" in capsys.readouterr().out
 
 
 def test_check_prints_the_plan_and_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,78 @@
+"""Everything about a run that can be refused before any engine, process group or GPU is there.
+
+`zagreus train` asks before it starts the ranks, and every rank asks again, since torchrun and Slurm start ranks
+without it. Nothing here makes a folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from nanotron_zagreus.checkpoints import layout
+from nanotron_zagreus.config import Config
+from nanotron_zagreus.config.checks import check_world_size
+from nanotron_zagreus.data.mixture import open_mixture
+from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.training.resume_point import ResumePoint, find_resume_point
+
+
+def check_before_start(config: Config, num_ranks: int) -> ResumePoint | None:
+    """Refuse what could not train on this machine; return the checkpoint to go on from, None for a fresh run.
+
+    Args:
+        config: the checked configuration.
+        num_ranks: ranks of the launch, on all nodes.
+
+    Raises:
+        InputError: wrong launch, missing package, unfit checkpoint or data, or a folder that cannot be written.
+    """
+    check_world_size(config, num_ranks)
+    _check_extras(config)
+    resume = find_resume_point(config)
+    if resume is None and layout.list_steps(config.checkpoints.checkpoints_path):
+        _refuse_overwriting(config)
+    open_mixture(config, progress=resume.data_state if resume else None)
+    _check_writable(config.checkpoints.checkpoints_path)
+    return resume
+
+
+def _check_extras(config: Config) -> None:
+    """Refuse a configuration that asks for a package which is not installed."""
+    tracking = config.zagreus.tracking
+    wanted = {
+        "zagreus.tracking.tensorboard": ("tensorboard", tracking.tensorboard, "tensorboard"),
+        "zagreus.tracking.wandb": ("wandb", tracking.wandb, "wandb"),
+        "zagreus.attention": ("flash_attn", config.zagreus.attention == "flash_attn", "flash"),
+    }
+    for field, (module, is_wanted, extra) in wanted.items():
+        if is_wanted and importlib.util.find_spec(module) is None:
+            raise InputError(
+                f"{field}: {module} is not installed; `pip install nanotron-zagreus[{extra}]`, or change the field"
+            )
+
+
+def _refuse_overwriting(config: Config) -> None:
+    root = config.checkpoints.checkpoints_path
+    raise InputError(
+        f"checkpoints.checkpoints_path: {root} already holds the steps {layout.list_steps(root)}, and the run does not "
+        "resume; set checkpoints.resume_checkpoint_path: auto to go on, or choose another folder"
+    )
+
+
+def _check_writable(root: Path) -> None:
+    """Refuse a checkpoints folder that cannot be written, before hours of work that could not be saved.
+
+    A folder that does not exist yet is tried in the first parent that does: a refused run leaves nothing behind.
+    """
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    probe = existing / f".probe-{os.uname().nodename}-{os.getpid()}"
+    try:
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"checkpoints.checkpoints_path: {root} cannot be written ({error.strerror}: {error.filename}); free space "
+            "there, or name a folder that this user may write"
+        ) from error

@@ -1,0 +1,62 @@
+"""Signals to `zagreus train`: the first asks the run to save and stop, a later one ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from nanotron_zagreus.checkpoints.layout import STOP_FILE
+from nanotron_zagreus.training.signals import SECOND_SIGNAL_SECONDS, STOP_SIGNALS
+
+
+class StopRequests:
+    """Turns signals to the launcher into the STOP file that the ranks look for; use as a context around the run.
+
+    torchrun is never signalled: it would kill its ranks after 30 s, whether or not they have saved.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Prepare.
+
+        Args:
+            root: the checkpoints folder; the ranks make it.
+        """
+        self._file = root / STOP_FILE
+        self._first_at: float | None = None
+        self._previous_handlers: dict[int, Any] = {}
+        self.must_end_now = False
+        """Whether a signal has come long enough after the first to mean more than it."""
+
+    def __enter__(self) -> StopRequests:
+        for number in STOP_SIGNALS:
+            self._previous_handlers[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        if self._first_at is not None:
+            self._file.unlink(missing_ok=True)  # asked once more than the ranks have looked
+
+    def pass_on(self) -> None:
+        """Ask the ranks to stop if a signal has come; call it again and again: a starting run clears old requests."""
+        if self._first_at is not None and self._file.parent.is_dir():
+            self._file.touch()
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        now, name = time.monotonic(), signal.Signals(number).name
+        if self._first_at is None:
+            self._first_at = now
+            text = f"{name}: the run saves and stops after this step; another signal would end it without saving"
+        elif now - self._first_at > SECOND_SIGNAL_SECONDS and not self.must_end_now:
+            self.must_end_now = True
+            text = f"second signal ({name}): ending without saving"
+        else:
+            return
+        print(f"zagreus: {text}", file=sys.stderr, flush=True)
