@@ -1,4 +1,4 @@
-"""The same tiny run on a GPU and on the CPU."""
+"""The same tiny run on a GPU and on the CPU; `pytest tests/gpu`, in a session of their own (tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from tiny_runs import launch, read_losses, tiny_config, write_config
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, none is here"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a CUDA device; run `pytest tests/gpu` alone where one is"
+    ),
 ]
 
 
-def test_a_gpu_gives_the_cpus_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("documents", [False, True])
+def test_a_gpu_gives_the_cpus_losses(documents: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {}
     for name in ("gpu", "cpu"):
-        config = tiny_config(tmp_path, checkpoints__checkpoints_path=str(tmp_path / name))
+        overrides = {"checkpoints__checkpoints_path": str(tmp_path / name), "zagreus__document_masking": documents}
+        config = tiny_config(tmp_path, **overrides)
         files[name] = write_config(tmp_path / f"{name}.yaml", config)
     launch([files["gpu"]], num_processes=1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
