@@ -4,8 +4,8 @@
 
 runs every test that trains on that checkout instead of on the installed nanotron; `make test-main` does.
 
-CUDA is hidden from the tests and from what they start: they are written for CPUs and start more ranks than a machine may
-have GPUs. Only a session of the GPU tests alone, `pytest tests/gpu`, sees devices; `make test` runs both sessions.
+CUDA is hidden from the tests and from what they start: they are written for CPUs and start more ranks than a machine
+may have GPUs. Only a session of the GPU tests alone, `pytest tests/gpu`, sees devices; `make test` runs both sessions.
 """
 
 from __future__ import annotations

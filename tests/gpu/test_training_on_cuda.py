@@ -58,6 +58,7 @@ def test_a_gpu_kernel_gives_masked_attention_and_its_gradients(name: str, apart:
 
 def test_the_chunked_loss_of_a_gpu_is_no_further_from_fp64_than_the_plain_one() -> None:
     from nanotron_zagreus.model.linear_cross_entropy import linear_cross_entropy
+    from nanotron_zagreus.model.logits_chunk import fuses_on
 
     hidden = torch.randn(700, 64, device="cuda").bfloat16().requires_grad_()
     weight = (0.3 * torch.randn(1000, 64, device="cuda")).bfloat16().requires_grad_()
@@ -74,3 +75,4 @@ def test_the_chunked_loss_of_a_gpu_is_no_further_from_fp64_than_the_plain_one() 
     chunked = linear_cross_entropy(hidden, weight, labels, scale, rows_per_chunk=128)
     for ours, other, right in zip(torch.autograd.grad(chunked, (hidden, weight)), theirs, truth, strict=True):
         assert (ours - right).norm() <= 1.01 * (other - right).norm()
+    assert fuses_on(hidden.device), "its chunks ran uncompiled"
