@@ -65,7 +65,7 @@ def _check_devices(num_ranks: int, num_devices: int) -> None:
     if num_ranks > num_devices:
         raise InputError(
             f"--nproc_per_node: got {num_ranks} ranks on {socket.gethostname()}, where {num_devices} CUDA devices are "
-            f"visible, and every rank needs its own; start {num_devices} (dp x tp x pp counts those of all nodes), make "
+            f"visible, and every rank needs its own; start {num_devices} (dp x tp x pp counts all nodes' ranks), make "
             "more visible in CUDA_VISIBLE_DEVICES, or train on the CPU with CUDA_VISIBLE_DEVICES=''"
         )
 
