@@ -8,6 +8,7 @@ Arguments are `FILE` or `MODE:FILE`, or `MODE:OPTION:FILE`:
     uneven-masks     let each row count as many labels as its first token says, from 1 to all
     file-limit:BYTES let no file grow beyond so many bytes, as on a full disk
     slow-save:FLAG   a save takes two minutes while the file FLAG exists, as on an overloaded file system
+    late-nan:STEPS@RANK   as nan, with figures read one step late, as on a GPU
 """
 
 from __future__ import annotations
@@ -126,6 +127,17 @@ def poison(option: str, config_file: str) -> None:
         ZagreusForTraining.forward, ZagreusTrainer.run_step = forward, run_step
 
 
+def poison_late(option: str, config_file: str) -> None:
+    from nanotron_zagreus.training import reports
+
+    original = reports.reads_late
+    reports.reads_late = lambda device: True
+    try:
+        poison(option, config_file)
+    finally:
+        reports.reads_late = original
+
+
 def drift(option: str, config_file: str) -> None:
     from nanotron_zagreus.training.loop import ZagreusTrainer
 
@@ -197,6 +209,7 @@ def main() -> None:
             bring_up()
             start_process_group()
             modes = {"nan": poison, "drift": drift, "file-limit": with_file_limit, "slow-save": with_slow_saves}
+            modes["late-nan"] = poison_late
             modes[mode[0]](mode[1], config_file)
     distributed.barrier()
     distributed.destroy_process_group()
