@@ -12,8 +12,8 @@ GPU_TESTS = if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_a
 	$(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS) || test $$? = 5; fi
 PYTEST_ARGS ?=
 # Whatever brings the engine up, here or in a process it starts, or reads the engine's source.
-ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic config_pipeline engine engine_face engine_translation \
-	gradients memory model_twin regional_compile token_mean training_parts) \
+ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic attention benchmarks config_pipeline engine engine_face \
+	engine_translation gradients memory model_twin regional_compile step_waits token_mean training_parts training_reports) \
 	$(patsubst %,tests/integration/test_%.py,convert demo engine_main fast_paths faults launching resume topologies \
 	uneven_masks)
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
