@@ -7,12 +7,15 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-from-lock
+# Tests hide CUDA, except in a session of the GPU tests alone; 5 is pytest's "none selected".
+GPU_TESTS = if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	$(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS) || test $$? = 5; fi
 PYTEST_ARGS ?=
 # Whatever brings the engine up, here or in a process it starts, or reads the engine's source.
-ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic config_pipeline engine engine_face engine_translation \
-	gradients memory model_twin regional_compile token_mean training_parts) \
+ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic attention benchmarks config_pipeline engine engine_face \
+	engine_translation gradients memory model_twin regional_compile step_waits token_mean training_parts training_reports) \
 	$(patsubst %,tests/integration/test_%.py,convert demo engine_main fast_paths faults launching resume topologies \
-	uneven_masks) tests/gpu
+	uneven_masks)
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 
 # The first interpreter that runs and that requirements.lock has wheels for (fasttext-numpy2-wheel ends at 3.12);
@@ -45,11 +48,13 @@ demo: $(STAMP)  ## Text to evaluated model in a few minutes on a CPU; everything
 
 test: $(STAMP) lint  ## Format check, lint, types and every test that this machine can run
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(GPU_TESTS)
 
 test-main: $(STAMP)  ## The tests that train, on upstream main: make test-main NANOTRON_SRC=<checkout of huggingface/nanotron>
 	@test -d "$(NANOTRON_SRC)/src/nanotron" || { echo "make: NANOTRON_SRC is '$(NANOTRON_SRC)', which holds no src/nanotron;" \
 	  "give it a checkout of huggingface/nanotron (2411b022 is the commit studied)" >&2; exit 2; }
 	NANOTRON_SRC="$(abspath $(NANOTRON_SRC))" $(BIN)/python -m pytest $(ENGINE_TESTS) $(PYTEST_ARGS)
+	@export NANOTRON_SRC="$(abspath $(NANOTRON_SRC))"; $(GPU_TESTS)
 
 soak: $(STAMP)  ## Kill a tiny training run at random moments 50 times and compare its end with an untouched run (~10 min)
 	$(BIN)/python -m benchmarks.soak

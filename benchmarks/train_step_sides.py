@@ -113,8 +113,8 @@ def _restore_engine_gradients(trainer: Any) -> None:
     trainer._clip_gradients = clip
 
 
-def build_stock(config: Config) -> tuple[Step, Any]:
-    """Return the step of Nanotron's own trainer with its own Llama, and the trainer."""
+def build_stock(config: Config) -> tuple[Step, Any, str]:
+    """Return the step of Nanotron's own trainer with its own Llama, the trainer, and what serves its attention."""
     engine = bring_up("nanotron-0.4")
     start_process_group()
     from nanotron.config import LlamaConfig
@@ -124,7 +124,7 @@ def build_stock(config: Config) -> tuple[Step, Any]:
     from benchmarks.stock_llama import serve_flash_attn
     from nanotron_zagreus.engine.translation import engine_config_file
 
-    serve_flash_attn()
+    attention = serve_flash_attn()
     known = {field.name for field in dataclasses.fields(LlamaConfig)}
     data = engine.translate(config)
     data["model"]["model_config"] = {k: v for k, v in data["model"]["model_config"].items() if k in known}
@@ -141,7 +141,7 @@ def build_stock(config: Config) -> tuple[Step, Any]:
         with cuda_as_cpu():
             return trainer.training_step(data_iterator)[1]
 
-    return step, trainer
+    return step, trainer, attention
 
 
 def build_transformers(config: Config) -> tuple[Step, Any]:
@@ -172,12 +172,35 @@ def build_transformers(config: Config) -> tuple[Step, Any]:
     return step, None
 
 
-def build(side: str, tiny: bool, micro_batch_size: int, accumulation: int) -> tuple[Step, Any, Config]:
-    """Return a side's step, its trainer if it has one, and its configuration."""
+def build(side: str, tiny: bool, micro_batch_size: int, accumulation: int) -> tuple[Step, Any, str, Config]:
+    """Return a side's step, its trainer if it has one, its attention, and its configuration."""
     changes = OURS.get(side, {})
     config = configuration(tiny, micro_batch_size, accumulation, changes)
     if side == "stock nanotron":
         return *build_stock(config), config
     if side == "transformers, compiled":
-        return *build_transformers(config), config
-    return *build_ours(config, changes.get("benchmark")), config
+        return *build_transformers(config), "sdpa", config
+    step, trainer = build_ours(config, changes.get("benchmark"))
+    return step, trainer, trainer.unwrapped_model.options.attention, config
+
+
+def is_compiled(side: str, config: Config) -> tuple[str, bool]:
+    """Return (what of a side ran compiled, whether that is all that should): asked after its first steps.
+
+    Our regions go on uncompiled where they cannot be compiled; the peers fail.
+    """
+    if side == "stock nanotron":
+        return ("norm and rotation" if torch.cuda.is_available() else "uncompiled"), True
+    if side not in OURS:
+        return "compiled", True
+    from nanotron_zagreus.model.decoder import compiled_layer
+    from nanotron_zagreus.model.logits_chunk import compiled_regions
+
+    blocks_meant = config.zagreus.compile_blocks
+    chunks_meant = config.zagreus.cross_entropy == "chunked" and torch.cuda.is_available()
+    blocks = blocks_meant and not compiled_layer().is_eager
+    chunks = chunks_meant and not any(region.is_eager for region in compiled_regions())
+    text = f"blocks {'compiled' if blocks else 'uncompiled'}"
+    if chunks_meant:
+        text += f", loss {'compiled' if chunks else 'uncompiled'}"
+    return text, blocks == blocks_meant and chunks == chunks_meant

@@ -1,6 +1,7 @@
 """One side of benchmarks/train_step.py in a process of its own, so that its memory is its own too.
 
-The parent says "steps N" or "stop" through a pipe; the worker answers with seconds, peak memory and times by part.
+The worker warms up, says through a pipe what it runs, and then answers each request for steps with seconds, peak memory
+and times by part. Set-up and warm-up are in none of them, except in a CPU's peak memory, which cannot be set back.
 """
 
 from __future__ import annotations
@@ -16,7 +17,21 @@ from typing import Any
 
 import torch
 
-from benchmarks.train_step_sides import build
+from benchmarks.train_step_sides import build, is_compiled
+
+WARM_UP_STEPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a side turned out to run, once warmed up."""
+
+    attention: str
+    """The kernel, and for our sides its name in `zagreus.attention`."""
+    compiled: str
+    """`compiled`, `uncompiled`, or what of it is compiled."""
+    is_as_meant: bool
+    """False where something that should be compiled could not be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,27 +40,26 @@ class Timing:
 
     seconds: float
     peak_bytes: int
-    """GPU memory allocated at most; on a CPU the process's largest resident size."""
+    """GPU memory allocated at most since the warm-up; on a CPU the process's largest resident size."""
     loss: float
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds by part, where asked for; measured with the device stopped between parts."""
 
 
 def serve(connection: Connection, side: str, tiny: bool, micro_batch_size: int, accumulation: int) -> None:
-    """Build the side, say "ready" or why not, then run steps on request until told to stop."""
+    """Build the side, warm it up, send its Setup or why there is none, then run steps on request until told to stop."""
     try:
-        step, trainer, _ = build(side, tiny, micro_batch_size, accumulation)
+        step, trainer, attention, config = build(side, tiny, micro_batch_size, accumulation)
+        _run(step, trainer, WARM_UP_STEPS, False)
+        compiled, is_as_meant = is_compiled(side, config)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        connection.send(Setup(attention=attention, compiled=compiled, is_as_meant=is_as_meant))
+        while (request := connection.recv()) is not None:
+            num_steps, by_part = request
+            connection.send(_run(step, trainer, num_steps, by_part))
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
-        return
-    connection.send("ready")
-    while (request := connection.recv()) is not None:
-        num_steps, by_part = request
-        try:
-            connection.send(_run(step, trainer, num_steps, by_part))
-        except Exception as error:
-            connection.send(f"{type(error).__name__}: {error}")
-            return
 
 
 def _run(step: Any, trainer: Any, num_steps: int, by_part: bool) -> Timing:
@@ -102,7 +116,7 @@ def wait() -> None:
 
 
 def peak_bytes() -> int:
-    """Return the most memory this process has held: of the GPU's where there is one."""
+    """Return the most memory this process has held: of the GPU's since the warm-up, where there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -174,10 +174,12 @@ def _micro_batches_in_flight(config: Config, pp_rank: int) -> int:
 
 
 def _logits_bytes(config: Config) -> int:
-    """Count what `model/`'s output head holds at its peak: logits in model.dtype, two fp32 copies or one and gradients.
+    """Count what `model/`'s output head holds at its peak on a GPU.
 
-    Plain: of all tokens, the second fp32 copy being the log-softmax kept for the backward pass. Chunked: of one
-    chunk, in fp32 once and in model.dtype twice, and per micro-batch in flight the weight's gradient in fp32.
+    Plain: all tokens' logits in model.dtype and two fp32 copies, the second being the log-softmax kept for the
+    backward pass. Chunked: one chunk's logits and their gradient in model.dtype, and per micro-batch in flight the
+    gradients that wait: of the weight in fp32, of the hidden states in model.dtype. Where the chunks cannot be compiled
+    (a warning says so), fp32 copies of one come on top.
     """
     tokens, dtype_bytes = config.tokens, _DTYPE_BYTES[config.model.dtype]
     num_tokens = tokens.micro_batch_size * tokens.sequence_length
@@ -185,6 +187,6 @@ def _logits_bytes(config: Config) -> int:
     if config.zagreus.cross_entropy == "plain":
         return num_tokens * columns * (dtype_bytes + 2 * _FP32_BYTES)
     rows = min(num_tokens, _ROWS_PER_CHUNK)
+    waiting = config.model.model_config.hidden_size * (columns * _FP32_BYTES + num_tokens * dtype_bytes)
     in_flight = _micro_batches_in_flight(config, config.parallelism.pp - 1)
-    weight_gradients = in_flight * columns * config.model.model_config.hidden_size * _FP32_BYTES
-    return rows * columns * (2 * dtype_bytes + _FP32_BYTES) + weight_gradients
+    return 2 * rows * columns * dtype_bytes + in_flight * waiting

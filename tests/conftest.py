@@ -3,6 +3,9 @@
     NANOTRON_SRC=<a checkout of huggingface/nanotron> pytest …
 
 runs every test that trains on that checkout instead of on the installed nanotron; `make test-main` does.
+
+CUDA is hidden from the tests and from what they start: they are written for CPUs and start more ranks than a machine
+may have GPUs. Only a session of the GPU tests alone, `pytest tests/gpu`, sees devices; `make test` runs both sessions.
 """
 
 from __future__ import annotations
@@ -17,8 +20,21 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_configure() -> None:
-    """Put the checkout first where this process and those it starts look for packages."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide CUDA, and put the checkout first where this process and those it starts look for packages."""
+    if not only_gpu_tests(config.args):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    _prefer_checkout()
+
+
+def only_gpu_tests(arguments: list[str]) -> bool:
+    """Tell whether pytest's positional arguments name files in tests/gpu and no others."""
+    folder = Path(__file__).parent / "gpu"
+    paths = [Path(argument.split("::")[0]).resolve() for argument in arguments]
+    return bool(paths) and all(path.is_relative_to(folder) for path in paths)
+
+
+def _prefer_checkout() -> None:
     checkout = os.environ.get("NANOTRON_SRC")
     if not checkout:
         return

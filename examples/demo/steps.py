@@ -122,8 +122,10 @@ class Commands:
         shown = [self.show(word) for word in words]
         self.console.print(f"$ {shlex.join(shown)}", style="bold", highlight=False, soft_wrap=True)
         program = Path(sys.executable).parent / shown[0]
-        # One thread per process: the demo trains on as many processes as the smallest machine has cores.
+        # One thread per process: the demo trains on as many processes as the smallest machine has cores. On CPUs, so
+        # that it does the same everywhere, also where there are fewer GPUs than processes.
         environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
+        environment["CUDA_VISIBLE_DEVICES"] = ""
         process = subprocess.Popen([str(program), *shown[1:]], cwd=self.folder, env=environment)
         try:
             code = process.wait()

@@ -6,6 +6,8 @@ import os
 import socket
 from datetime import timedelta
 
+from nanotron_zagreus.errors import InputError
+
 PROCESS_GROUP_TIMEOUT_SECONDS = 1800
 """How long a collective may wait for a missing rank. The watchdog ends a standing job earlier and names the rank."""
 
@@ -37,6 +39,9 @@ def start_process_group() -> None:
     """Start the default process group from torchrun's environment, once; without torchrun, a group of one.
 
     NCCL where there is CUDA, gloo elsewhere.
+
+    Raises:
+        InputError: this node has CUDA, but fewer devices than ranks.
     """
     import torch
     from torch import distributed
@@ -48,10 +53,21 @@ def start_process_group() -> None:
     os.environ.setdefault("MASTER_PORT", str(_free_port()))
     has_cuda = torch.cuda.is_available()
     if has_cuda:
+        _check_devices(local_world_size(default=1), torch.cuda.device_count())
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group(
         backend="nccl" if has_cuda else "gloo", timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
     )
+
+
+def _check_devices(num_ranks: int, num_devices: int) -> None:
+    """Refuse more ranks on this node than it has GPUs: NCCL gives each rank one of its own."""
+    if num_ranks > num_devices:
+        raise InputError(
+            f"--nproc_per_node: got {num_ranks} ranks on {socket.gethostname()}, where {num_devices} CUDA devices are "
+            f"visible, and every rank needs its own; start {num_devices} (dp x tp x pp counts all nodes' ranks), make "
+            "more visible in CUDA_VISIBLE_DEVICES, or train on the CPU with CUDA_VISIBLE_DEVICES=''"
+        )
 
 
 def _free_port() -> int:

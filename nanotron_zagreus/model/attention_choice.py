@@ -11,6 +11,7 @@ import torch
 from nanotron_zagreus.model.attention_kernels import kernel
 from nanotron_zagreus.model.documents import Documents, documents_of
 
+SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 _WARM_UPS = 3
 _REPEATS = 10
 _DOCUMENTS_PER_ROW = 4
@@ -49,12 +50,20 @@ def choose_attention(wanted: str, shape: AttentionShape, device: torch.device) -
     if device.type != "cuda":
         name = "per_document" if shape.has_documents else "sdpa"
         return AttentionChoice(name, f"auto on {device.type}")
-    return fastest(candidates(shape), shape, device)
+    names = candidates(shape)
+    if len(names) == 1:
+        return AttentionChoice(names[0], f"the only one for {shape.dtype} on {device.type}")
+    return fastest(names, shape, device)
 
 
 def candidates(shape: AttentionShape) -> tuple[str, ...]:
-    """Return the kernels worth timing on a GPU; flash-attn is taken only when asked for."""
-    return ("varlen", "sdpa") if shape.has_documents else ("cudnn", "flash", "varlen")
+    """Return the kernels worth timing on a GPU; flash-attn is taken only when asked for.
+
+    All but torch's own choice, `sdpa`, compute in 16 bits and no wider.
+    """
+    if shape.dtype not in SIXTEEN_BITS:
+        return ("sdpa",)
+    return ("varlen", "sdpa") if shape.has_documents else ("cudnn", "flash", "varlen", "sdpa")
 
 
 def fastest(names: tuple[str, ...], shape: AttentionShape, device: torch.device) -> AttentionChoice:

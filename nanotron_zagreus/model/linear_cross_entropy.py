@@ -10,12 +10,14 @@ rounded, as autograd would do it; all that the backward pass does is to scale bo
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import distributed
 from torch.autograd.function import once_differentiable
+
+from nanotron_zagreus.model.logits_chunk import Targets, fused_chunk, fuses_on, plain_chunk, targets_of
 
 ROWS_PER_CHUNK = {"cuda": 2048, "cpu": 256}
 """Tokens whose logits exist at once. On an accelerator 2,048 rows of 128,256 words take 1 GiB in fp32, an eighth of a
@@ -67,27 +69,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_gradients: bool,
     ) -> torch.Tensor:
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradients = None
         if wants_gradients:
-            grad_hidden = torch.empty_like(hidden)
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+            gradients = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, hidden.shape[0], rows_per_chunk):
             rows = slice(start, start + rows_per_chunk)
-            log_probabilities, columns, mine = _log_softmax(hidden[rows] @ weight.t(), labels[rows], first_id, group)
-            losses = -_at(log_probabilities, columns, mine)
-            if group is not None:
-                distributed.all_reduce(losses, group=group)
-            counts = token_weights[rows]
-            loss += torch.where(counts != 0, losses * counts, 0.0).sum()
-            if wants_gradients:
-                # softmax - one-hot, in the memory of its logarithm
-                grad = log_probabilities.exp_()
-                if grad.shape[-1]:
-                    grad.scatter_add_(1, columns, torch.where(mine, -1.0, 0.0)[:, None])
-                grad = torch.mul(grad, counts[:, None], out=torch.empty_like(grad, dtype=weight.dtype))
-                torch.mm(grad, weight, out=grad_hidden[rows])
-                _add_product(grad_weight, grad.t(), hidden[rows])
-        if wants_gradients:
-            ctx.save_for_backward(grad_hidden, grad_weight)
+            targets = targets_of(labels[rows], token_weights[rows], first_id, weight.shape[0])
+            part = None if gradients is None else (gradients[0][rows], gradients[1])
+            loss += _add_chunk(hidden[rows], weight, targets, group, part)
+        if gradients is not None:
+            ctx.save_for_backward(*gradients)
             ctx.dtype = weight.dtype
         return loss
 
@@ -100,39 +91,53 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (grad_hidden * grad).to(grad_hidden.dtype), scaled_weight, None, None, None, None, None, None
 
 
+def _add_chunk(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: Targets,
+    group: distributed.ProcessGroup | None,
+    gradients: tuple[torch.Tensor, torch.Tensor] | None,
+) -> torch.Tensor:
+    """Return the chunk's loss; write its hidden states' gradient, and add to the weight's, where there are such.
+
+    What is as large as the chunk's logits is gone on return, before the next chunk's are made.
+    """
+    chunk = fused_chunk if fuses_on(hidden.device) else plain_chunk
+    losses, grad = chunk(hidden, weight, targets, group, gradients is not None)
+    if group is not None:
+        distributed.all_reduce(losses, group=group)
+    if gradients is not None:
+        assert grad is not None
+        grad_hidden, grad_weight = gradients
+        torch.mm(grad, weight, out=grad_hidden)
+        _add_product(grad_weight, grad.t(), hidden)
+    counts = targets.token_weights
+    return torch.where(counts != 0, losses * counts, 0.0).sum()
+
+
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
     """Add left right to fp32 ``total`` without rounding the product: a sum of rounded ones drifts from the plain path.
 
     Only CUDA multiplies bf16 into fp32; elsewhere the factors are converted.
     """
-    if left.dtype is not torch.float32 and left.is_cuda:
-        total += torch.mm(left, right, out_dtype=torch.float32)
-    else:
+    if left.dtype is torch.float32 or not left.is_cuda:
         total.addmm_(left.to(torch.float32), right.to(torch.float32))
+    elif _adds_in_place(left.device, left.dtype):
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+    else:
+        total += torch.mm(left, right, out_dtype=torch.float32)
 
 
-def _log_softmax(
-    logits: torch.Tensor, labels: torch.Tensor, first_id: int, group: distributed.ProcessGroup | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (fp32 log softmax `[rows, local_vocab]`, labels' local columns `[rows, 1]`, which are here `[rows]`)."""
-    mine = (labels >= first_id) & (labels < first_id + logits.shape[-1])
-    columns = torch.where(mine, labels - first_id, 0)[:, None]
-    if group is None:
-        return F.log_softmax(logits, dim=-1, dtype=torch.float32), columns, mine
-    logits = logits.to(torch.float32)
-    log_sum = _log_sum_over_ranks(logits.logsumexp(dim=-1), group)
-    return logits.sub_(log_sum[:, None]), columns, mine
+@functools.cache
+def _adds_in_place(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell, by trying, whether torch adds a 16-bit product to an fp32 matrix in place.
 
-
-def _log_sum_over_ranks(log_sums: torch.Tensor, group: distributed.ProcessGroup) -> torch.Tensor:
-    """Return fp32 `[rows]`: log(sum over ranks of exp(log_sums)); a rank without columns brings -inf."""
-    gathered = log_sums.new_empty(group.size() * log_sums.numel())
-    distributed.all_gather_into_tensor(gathered, log_sums, group=group)
-    return gathered.view(group.size(), -1).logsumexp(dim=0)
-
-
-def _at(values: torch.Tensor, columns: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
-    """Return `[rows]`: each row's value in its column, 0 where the column is another rank's."""
-    if not values.shape[-1]:
-        return values.new_zeros(values.shape[0])
-    return torch.where(mine, values.gather(1, columns).squeeze(1), 0.0)
+    Releases differ: 2.13 has `addmm` with out_dtype, whose CUDA code allows for an output that is also the summand
+    (aten/src/ATen/native/cuda/Blas.cpp, addmm_out_cuda_impl); the first ones that had it wanted the summand in 16 bits.
+    """
+    ones, total = torch.ones(16, 16, dtype=dtype, device=device), torch.ones(16, 16, device=device)
+    try:
+        torch.addmm(total, ones, ones, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 17).all())

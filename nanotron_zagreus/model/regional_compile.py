@@ -18,14 +18,21 @@ logger = logging.getLogger(__name__)
 class RegionalCompile:
     """Calls a function compiled; if it turns out that it cannot be compiled here, calls it as it is from then on."""
 
-    def __init__(self, function: Callable[..., Any], *, backend: str | Callable[..., Any] = "inductor") -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        what: str = "zagreus.compile_blocks: blocks",
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
         """Compile nothing yet: torch does so at the first call.
 
         Args:
-            function: works on tensors of the same shapes at every call.
+            function: works on tensors of the same shapes at every call, or of two or three in turn.
+            what: names it in the warning.
             backend: torch.compile's; `inductor` writes C++ on a CPU and Triton on a GPU.
         """
-        self._function = function
+        self._function, self._what = function, what
         # Static shapes: a run's never change, and general code for any shape is slower.
         self._compiled: Callable[..., Any] | None = torch.compile(function, backend=backend, dynamic=False)
         self._has_worked = False
@@ -45,7 +52,7 @@ class RegionalCompile:
                 raise
             self._compiled = None
             reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
-            logger.warning("zagreus.compile_blocks: cannot compile here, blocks run uncompiled (%s)", reason)
+            logger.warning("%s run uncompiled, for they cannot be compiled here (%s)", self._what, reason)
             return self._function(*arguments)
         self._has_worked = True
         return out

@@ -1,7 +1,9 @@
-"""Gradients between backward pass and optimizer: added up in fp32, measured and clipped, a few kernels for all of them.
+"""Gradients between backward pass and optimizer: added up in fp32, measured and clipped, all parameters in one call.
 
 Upstream does each of these parameter by parameter (gradient_accumulator.py `backward`, clip_grads.py): 290 small
-kernels where one or two do. Values are upstream's up to the order of additions.
+kernels. Here a step's first gradients are copied, its norm is taken and its gradients are scaled in a few kernels each.
+Only what later micro-batches add still takes a kernel per parameter on a GPU: torch has no fused sum of fp32 and bf16.
+Values are upstream's up to the order of additions.
 """
 
 from __future__ import annotations
@@ -15,8 +17,15 @@ from torch import distributed
 
 
 def accumulate_together(accumulator: Any) -> None:
-    """Let the engine's fp32 accumulator add all gradients of a micro-batch in one call; idempotent."""
+    """Let the engine's fp32 accumulator take all gradients of a micro-batch in one call; idempotent."""
     accumulator.backward = types.MethodType(_backward, accumulator)
+    accumulator.zero_grad = types.MethodType(_zero_grad, accumulator)
+    accumulator.holds_zeros = False
+
+
+def _zero_grad(accumulator: Any) -> None:
+    type(accumulator).zero_grad(accumulator)
+    accumulator.holds_zeros = True
 
 
 def _backward(accumulator: Any, loss: torch.Tensor) -> None:
@@ -26,7 +35,10 @@ def _backward(accumulator: Any, loss: torch.Tensor) -> None:
     missing = [name for name, grad in zip(buffers, gradients, strict=True) if grad is None]
     assert not missing, f"no gradient for {missing}"
     if not accumulator._is_accumulation_sync_step:  # else the all-reduce's hook has added them, bucket by bucket
-        torch._foreach_add_([buffer["fp32_grad"] for buffer in buffers.values()], gradients)
+        # Only the copy has a fused kernel for two dtypes.
+        take = torch._foreach_copy_ if accumulator.holds_zeros else torch._foreach_add_
+        take([buffer["fp32_grad"] for buffer in buffers.values()], gradients)
+    accumulator.holds_zeros = False
     for buffer in buffers.values():
         buffer["half"].grad = None
     _hand_to_optimizer(accumulator)

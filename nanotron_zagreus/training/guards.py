@@ -36,17 +36,27 @@ class NonFiniteGuard:
         elif not bool(bad):
             optimizer.step()
 
+    @property
+    def in_a_row_on_device(self) -> torch.Tensor:
+        """As :meth:`in_a_row`, a scalar on the device; later steps leave it alone."""
+        return self._in_a_row
+
     def in_a_row(self) -> int:
         """Return how many steps up to the last were skipped without a good one between; waits for the device."""
         return int(self._in_a_row)
 
-    def check(self, step: int) -> None:
+    def check(self, step: int, skipped: int | None = None) -> None:
         """End the run when too many steps in a row were skipped; the same on every rank.
+
+        Args:
+            step: the step looked at.
+            skipped: steps skipped in a row up to it; None: up to the last one, waiting for the device.
 
         Raises:
             WorkError: more than `max_skipped_steps` in a row.
         """
-        skipped = self.in_a_row()
+        if skipped is None:
+            skipped = self.in_a_row()
         if skipped > self._max_in_a_row:
             raise WorkError(
                 f"step {step}: the gradient norm was not finite in the last {skipped} steps "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import distributed
 
 from nanotron_zagreus.checkpoints import layout
@@ -12,10 +11,10 @@ from nanotron_zagreus.data.loader import StepLoader
 from nanotron_zagreus.data.mixture import Mixture
 from nanotron_zagreus.errors import WorkError
 from nanotron_zagreus.training.control import Request, StepControl
-from nanotron_zagreus.training.guards import SpikeNotice, check_replicas
+from nanotron_zagreus.training.guards import check_replicas
 from nanotron_zagreus.training.loading import restore_random_state
-from nanotron_zagreus.training.metrics import MetricsWriter, log_line
 from nanotron_zagreus.training.ranks import layout_of
+from nanotron_zagreus.training.reports import StepReports
 from nanotron_zagreus.training.resume_point import ResumePoint
 from nanotron_zagreus.training.saving import CheckpointSaver
 from nanotron_zagreus.training.signals import SignalRequests
@@ -49,8 +48,7 @@ class TrainingLoop:
         self.control = StepControl(self.root, self.signals, looks_at_files=self.ranks.is_leader)
         self.saver = CheckpointSaver(self._state, self.ranks, self.control.group)
         self.saver.newest = resume.folder if resume else None
-        self.metrics = MetricsWriter(config) if self.trainer.holds_loss else None
-        self.spikes = SpikeNotice(config.zagreus.guards.loss_spike_factor)
+        self.reports = StepReports(self.trainer, mixture)
         self.loader = self._open_loader()
         self.watchdog = Watchdog(
             store=distributed.distributed_c10d._get_default_store(),
@@ -68,6 +66,7 @@ class TrainingLoop:
             WorkError: the run cannot go on; what was saved is kept.
         """
         first = self.trainer.start_iteration_step + 1
+        failed_together = False
         self.control.clear_files()
         self.saver.clear_leftovers(self.root)
         self._report("running", first - 1)
@@ -76,6 +75,7 @@ class TrainingLoop:
                 return self._steps(first)
         except WorkError as error:
             # All ranks raise it together, so the save under way can still be completed together.
+            failed_together = True
             self._complete_pending_save()
             self._report("failed", self.trainer.iteration_step, str(error))
             raise
@@ -84,8 +84,7 @@ class TrainingLoop:
             raise
         finally:
             self.loader.close()
-            if self.metrics is not None:
-                self.metrics.close()
+            self.reports.close(wait=failed_together)
 
     def _steps(self, first: int) -> Outcome:
         trainer, last = self.trainer, self.config.tokens.train_steps
@@ -112,9 +111,9 @@ class TrainingLoop:
         if self.show_samples_every and step % self.show_samples_every == 0:
             self._show_samples(step)
         loss = self.trainer.run_step(step, batches)
-        if (step - 1) % self.config.logging.iteration_step_info_interval == 0:
-            self._log(step, loss)
+        self.reports.after_step(step, loss)
         if guards.replica_check_interval and step % guards.replica_check_interval == 0:
+            self.reports.flush()
             self.watchdog.at(f"step {step}: comparing replicas")
             dp_group = self.trainer.parallel_context.dp_pg
             check_replicas(self.trainer.unwrapped_model.parameters(), dp_group, step, self.control.group)
@@ -122,18 +121,6 @@ class TrainingLoop:
         if self.config.tokens.limit_val_batches and interval > 0 and step % interval == 0:
             self._validate(step)
         self.watchdog.at(f"step {step}: agreeing with the other ranks")
-
-    def _log(self, step: int, loss: torch.Tensor | None) -> None:
-        """Look at the step's figures: all ranks for the guard, one for the log."""
-        if self.metrics is not None and loss is not None:
-            metrics = self.trainer.step_metrics(loss)
-            self.metrics.write(metrics)
-            self.trainer.log_metrics(log_line(metrics, self.config.tokens.train_steps))
-            if (mean := self.spikes.see(metrics.lm_loss)) is not None:
-                self._notice(step, "loss_spike", f"loss {metrics.lm_loss:.3f}, running mean {mean:.3f}")
-        if self.trainer.guard.in_a_row():
-            self._notice(step, "skipped_step", "the gradient norm is not finite; the update was skipped")
-        self.trainer.guard.check(step)
 
     def _show_samples(self, step: int) -> None:
         """Log where the step's first samples come from and how they begin."""
@@ -143,25 +130,16 @@ class TrainingLoop:
             start = " ".join(map(str, tokens[:12].tolist()))
             self.trainer.say(f"sample of step {step}: {shard} window {sample.window} epoch {sample.epoch}: {start} …")
 
-    def _notice(self, step: int, kind: str, text: str) -> None:
-        """Record an event with the step's samples, so that `zagreus replay` can show them."""
-        if self.metrics is not None:
-            samples = [list(sample) for sample in self.mixture.samples_of_step(step)]
-            self.metrics.write_event({"event": kind, "iteration": step, "text": text, "samples": samples})
-            self.trainer.log_metrics(f"NOTICE step {step}: {text} (`zagreus replay --step {step}` shows its samples)")
-
     def _validate(self, step: int) -> None:
+        self.reports.flush()
         self.watchdog.at(f"step {step}: validation")
         for result in validate(self.trainer, self.mixture):
-            if self.metrics is not None:
-                figures = {"source": result.source, "loss": result.loss, "perplexity": result.perplexity}
-                self.metrics.write_event(
-                    {"event": "validation", "iteration": step, "num_tokens": result.num_tokens, **figures}
-                )
-                self.trainer.log_metrics(
-                    f"validation: {step} | source: {result.source} | loss: {result.loss:.4f} | "
-                    f"perplexity: {result.perplexity:.4g}"
-                )
+            figures = {"source": result.source, "loss": result.loss, "perplexity": result.perplexity}
+            self.reports.write_event(
+                {"event": "validation", "iteration": step, "num_tokens": result.num_tokens, **figures},
+                f"validation: {step} | source: {result.source} | loss: {result.loss:.4f} | "
+                f"perplexity: {result.perplexity:.4g}",
+            )
 
     def _is_due(self, step: int, request: Request) -> bool:
         section = self.config.checkpoints
@@ -169,11 +147,13 @@ class TrainingLoop:
         return step % section.checkpoint_interval == 0 or request is not Request.NONE or is_final
 
     def _save(self, step: int) -> None:
+        self.reports.flush()
         self.watchdog.at(f"step {step}: saving")
         self.trainer.say(f"Saving checkpoint at {layout.step_folder(self.root, step)}")
         self.saver.begin()
 
     def _leave(self, why: Why, step: int, reason: str = "") -> Outcome:
+        self.reports.flush()
         self.watchdog.at(f"step {step}: completing the last save")
         self.saver.finish()
         self.saver.wait_for_deletions()

@@ -48,7 +48,8 @@ class StepClock:
     """Tells how long a step took, as the mean over the steps since it was last asked.
 
     A GPU works behind the host: the wait for a step's figures is also the wait for the steps launched before it. A
-    single step can therefore be timed only where every step is looked at. Saving and validation do not count.
+    single step can therefore be timed only where every step is looked at. Saving and validation do not count. Where
+    figures are read when the next step is launched, that launch belongs to the time of the step read.
     """
 
     def __init__(self) -> None:
@@ -69,11 +70,19 @@ class StepClock:
         yield
         self._seconds += time.perf_counter() - started
 
+    def take_steps(self) -> int:
+        """Return the steps since the last call."""
+        steps, self._steps = self._steps, 0
+        return steps
+
+    def take_seconds(self) -> float:
+        """Return the seconds since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
     def seconds_per_step(self) -> float:
         """Return the mean of the steps since the last call, and start anew."""
-        seconds, steps = self._seconds, self._steps
-        self._seconds, self._steps = 0.0, 0
-        return seconds / steps
+        return self.take_seconds() / self.take_steps()
 
 
 def log_line(metrics: StepMetrics, train_steps: int) -> str:

@@ -30,6 +30,7 @@ from nanotron_zagreus.model.config import ModelOptions, ZagreusConfig
 from nanotron_zagreus.model.zagreus import ZagreusForTraining
 from nanotron_zagreus.training.attention import agree_on_attention
 from nanotron_zagreus.training.building import build_training_model
+from nanotron_zagreus.training.figures import FiguresRead, StepFigures
 from nanotron_zagreus.training.gradient_reduction import buckets_in_bf16, reduce_all_in_bf16
 from nanotron_zagreus.training.gradients import accumulate_together, clip_gradients
 from nanotron_zagreus.training.guards import NonFiniteGuard
@@ -173,27 +174,38 @@ class ZagreusTrainer(DistributedTrainer):
         self.consumed_train_samples += self.global_batch_size
         return loss
 
-    def step_metrics(self, loss: torch.Tensor) -> StepMetrics:
-        """Return the figures of the step just run, its time as the mean since the last call; waits for the device."""
-        with self.clock.waiting():
-            lm_loss, grad_norm = float(loss), float(self.grad_norm_unclipped)
-        seconds = self.clock.seconds_per_step()
+    def step_figures(self, loss: torch.Tensor | None) -> StepFigures:
+        """Start copying the figures of the step just launched to the host; ``loss`` is what `run_step` returned."""
+        return StepFigures(
+            step=self.iteration_step,
+            consumed_samples=self.consumed_train_samples,
+            learning_rate=self.learning_rate,
+            num_steps=self.clock.take_steps(),
+            loss=loss,
+            grad_norm=self.grad_norm_unclipped,
+            skipped_in_a_row=self.guard.in_a_row_on_device,
+        )
+
+    def step_metrics(self, figures: StepFigures, read: FiguresRead) -> StepMetrics:
+        """Return a step's metrics, its time as the mean since the last call; on the ranks that have its loss."""
+        assert read.loss is not None
+        seconds = self.clock.take_seconds() / figures.num_steps
         tokens_per_step = self.global_batch_size * self.sequence_length
         world_size = self.parallel_context.world_pg.size()
         tokens_per_second = tokens_per_step / seconds
         return StepMetrics(
-            iteration=self.iteration_step,
-            consumed_samples=self.consumed_train_samples,
-            consumed_tokens=self.consumed_train_samples * self.sequence_length,
+            iteration=figures.step,
+            consumed_samples=figures.consumed_samples,
+            consumed_tokens=figures.consumed_samples * self.sequence_length,
             time_per_iteration_ms=seconds * 1000,
             tokens_per_sec=tokens_per_second,
             tokens_per_sec_per_gpu=tokens_per_second / world_size,
             global_batch_size=tokens_per_step,
-            grad_norm=grad_norm,
-            lm_loss=lm_loss,
-            lr=self.learning_rate,
+            grad_norm=read.grad_norm,
+            lm_loss=read.loss,
+            lr=figures.learning_rate,
             model_tflops_per_gpu=tokens_per_second * self._flops_per_token / world_size / 1e12,
-            eta_seconds=int((self.run.tokens.train_steps - self.iteration_step) * seconds),
+            eta_seconds=int((self.run.tokens.train_steps - figures.step) * seconds),
         )
 
     @property

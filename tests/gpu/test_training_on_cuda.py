@@ -1,4 +1,4 @@
-"""The same tiny run on a GPU and on the CPU."""
+"""The same tiny run on a GPU and on the CPU; `pytest tests/gpu`, in a session of their own (tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from tiny_runs import launch, read_losses, tiny_config, write_config
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, none is here"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a CUDA device; run `pytest tests/gpu` alone where one is"
+    ),
 ]
 
 
-def test_a_gpu_gives_the_cpus_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("documents", [False, True])
+def test_a_gpu_gives_the_cpus_losses(documents: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {}
     for name in ("gpu", "cpu"):
-        config = tiny_config(tmp_path, checkpoints__checkpoints_path=str(tmp_path / name))
+        overrides = {"checkpoints__checkpoints_path": str(tmp_path / name), "zagreus__document_masking": documents}
+        config = tiny_config(tmp_path, **overrides)
         files[name] = write_config(tmp_path / f"{name}.yaml", config)
     launch([files["gpu"]], num_processes=1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -54,6 +58,7 @@ def test_a_gpu_kernel_gives_masked_attention_and_its_gradients(name: str, apart:
 
 def test_the_chunked_loss_of_a_gpu_is_no_further_from_fp64_than_the_plain_one() -> None:
     from nanotron_zagreus.model.linear_cross_entropy import linear_cross_entropy
+    from nanotron_zagreus.model.logits_chunk import fuses_on
 
     hidden = torch.randn(700, 64, device="cuda").bfloat16().requires_grad_()
     weight = (0.3 * torch.randn(1000, 64, device="cuda")).bfloat16().requires_grad_()
@@ -70,3 +75,4 @@ def test_the_chunked_loss_of_a_gpu_is_no_further_from_fp64_than_the_plain_one() 
     chunked = linear_cross_entropy(hidden, weight, labels, scale, rows_per_chunk=128)
     for ours, other, right in zip(torch.autograd.grad(chunked, (hidden, weight)), theirs, truth, strict=True):
         assert (ours - right).norm() <= 1.01 * (other - right).norm()
+    assert fuses_on(hidden.device), "its chunks ran uncompiled"

@@ -5,9 +5,11 @@ Arguments are `FILE` or `MODE:FILE`, or `MODE:OPTION:FILE`:
     kill-points      resume, then interrupt a save at each of its write points and check what is left
     nan:STEPS@RANK   make the loss of the steps (comma-separated) NaN on one rank
     drift:STEP@RANK  change a weight after a step on one rank
+    fused-loss       take the loss as on a GPU, a chunk's elementwise work compiled
     uneven-masks     let each row count as many labels as its first token says, from 1 to all
     file-limit:BYTES let no file grow beyond so many bytes, as on a full disk
     slow-save:FLAG   a save takes two minutes while the file FLAG exists, as on an overloaded file system
+    late-nan:STEPS@RANK   as nan, with figures read one step late, as on a GPU
 """
 
 from __future__ import annotations
@@ -126,6 +128,17 @@ def poison(option: str, config_file: str) -> None:
         ZagreusForTraining.forward, ZagreusTrainer.run_step = forward, run_step
 
 
+def poison_late(option: str, config_file: str) -> None:
+    from nanotron_zagreus.training import reports
+
+    original = reports.reads_late
+    reports.reads_late = lambda device: True
+    try:
+        poison(option, config_file)
+    finally:
+        reports.reads_late = original
+
+
 def drift(option: str, config_file: str) -> None:
     from nanotron_zagreus.training.loop import ZagreusTrainer
 
@@ -162,6 +175,18 @@ def with_uneven_masks(config_file: str) -> None:
         StepLoader._collate = original
 
 
+def with_fused_loss(config_file: str) -> None:
+    from nanotron_zagreus.model import linear_cross_entropy, logits_chunk
+
+    original = linear_cross_entropy.fuses_on
+    linear_cross_entropy.fuses_on = lambda device: True
+    try:
+        run_training(config_file)
+    finally:
+        linear_cross_entropy.fuses_on = original
+    assert not any(region.is_eager for region in logits_chunk.compiled_regions())
+
+
 def with_file_limit(num_bytes: str, config_file: str) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(num_bytes), resource.RLIM_INFINITY))
@@ -193,10 +218,13 @@ def main() -> None:
             interrupt_at_every_write_point(config_file)
         elif mode[0] == "uneven-masks":
             with_uneven_masks(config_file)
+        elif mode[0] == "fused-loss":
+            with_fused_loss(config_file)
         else:
             bring_up()
             start_process_group()
             modes = {"nan": poison, "drift": drift, "file-limit": with_file_limit, "slow-save": with_slow_saves}
+            modes["late-nan"] = poison_late
             modes[mode[0]](mode[1], config_file)
     distributed.barrier()
     distributed.destroy_process_group()

@@ -305,6 +305,14 @@ def test_a_standing_rank_ends_the_job_and_is_named(long_run: tuple[Path, subproc
     assert time.monotonic() - started < 30
 
 
+LATE = {
+    "checkpoints__checkpoint_interval": 5,
+    "tokens__val_check_interval": 4,
+    "tokens__limit_val_batches": 4,
+    "zagreus__validation_windows_per_source": 6,
+}
+
+
 @pytest.fixture(scope="module")
 def poisoned(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of two ranks with NaN losses on rank 1, and one whose replicas drift apart."""
@@ -315,12 +323,18 @@ def poisoned(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "skip": {},
         "fused": {"optimizer__optimizer_factory": {"torch_adam_is_fused": True}},
         "bf16": {"model__dtype": "bfloat16", "optimizer__accumulate_grad_in_fp32": True},
+        "late": LATE,
+        "in-time": LATE,
     }.items():
-        config = tiny_config(saved, **DP2, **overrides, checkpoints__checkpoints_path=str(root / name))
-        config["checkpoints"]["checkpoint_interval"] = 1
+        folder = {"checkpoints__checkpoints_path": str(root / name)}
+        config = tiny_config(saved, **DP2, **{"checkpoints__checkpoint_interval": 1, **overrides}, **folder)
         files[name] = write_config(root / f"{name}.yaml", config)
     launch(
-        [files["clean"], f"nan:7@1:{files['skip']}", f"nan:7@1:{files['fused']}", f"nan:7@1:{files['bf16']}"],
+        [
+            files["clean"],
+            *(f"nan:7@1:{files[name]}" for name in ("skip", "fused", "bf16", "in-time")),
+            f"late-nan:7@1:{files['late']}",
+        ],
         num_processes=2,
     )
     return root
@@ -340,15 +354,28 @@ def test_a_nan_on_one_rank_skips_the_step_on_all(name: str, poisoned: Path) -> N
     assert len(event["samples"]) == 8
 
 
-def test_too_many_skipped_steps_end_the_run(poisoned: Path, saved: Path, tmp_path: Path) -> None:
+def test_figures_read_one_step_late_say_the_same_in_the_same_order(poisoned: Path) -> None:
+    def told(name: str) -> list[dict[str, object]]:
+        rows = [json.loads(line) for line in (poisoned / name / "metrics.jsonl").read_text().splitlines()]
+        timed = ("time_per_iteration_ms", "tokens_per_sec", "tokens_per_sec_per_gpu", "model_tflops_per_gpu")
+        return [{key: repr(row[key]) for key in row if key not in (*timed, "eta_seconds")} for row in rows]
+
+    assert told("late") == told("in-time")
+    assert len(told("late")) == 12 + 1 + 6  # steps, the skipped one, three validations of two sources
+
+
+@pytest.mark.parametrize(("mode", "noticed"), [("nan", [6, 7, 8]), ("late-nan", [6, 7, 8, 9])])
+def test_too_many_skipped_steps_end_the_run(mode: str, noticed: list[int], saved: Path, tmp_path: Path) -> None:
     config = tiny_config(saved, **DP2, checkpoints__checkpoints_path=str(tmp_path / "run"))
     config["zagreus"]["guards"] = {"max_skipped_steps": 2}
     file = write_config(tmp_path / "run.yaml", config)
-    done = launch([f"nan:6,7,8,9@0:{file}"], num_processes=2, check=False)
+    done = launch([f"{mode}:6,7,8,9@0:{file}"], num_processes=2, check=False)
     assert done.returncode != 0
     assert "zagreus replay" in done.stderr
+    assert "step 8: the gradient norm was not finite in the last 3 steps" in done.stderr
     assert layout.list_steps(tmp_path / "run") == [5]
-    assert [event["iteration"] for event in read_events(tmp_path / "run", "skipped_step")] == [6, 7, 8]
+    assert [event["iteration"] for event in read_events(tmp_path / "run", "skipped_step")] == noticed
+    assert list(read_losses(tmp_path / "run")) == list(range(1, noticed[-1] + 1))
     outcome = read_outcome(tmp_path / "run")
     assert outcome is not None and outcome.why == "failed"
 

@@ -21,7 +21,7 @@ from benchmarks import stock_llama, train_step_sides
 from nanotron_zagreus.model.attention import causal_attention
 from nanotron_zagreus.model.rms_norm import rms_norm
 
-step, trainer, config = train_step_sides.build("stock nanotron", True, 1, 1)
+step, trainer, _, config = train_step_sides.build("stock nanotron", True, 1, 1)
 assert type(trainer.unwrapped_model).__module__ == "nanotron.models.llama"
 print("losses", *(float(step()) for _ in range(8)))
 

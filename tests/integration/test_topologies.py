@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ LAYOUTS = {
     "tp2-documents": ("documents", {**DOCUMENTS, **TP2, "parallelism__tp_mode": "REDUCE_SCATTER"}),
     "pp2-documents": ("documents", {**DOCUMENTS, **PP2}),
 }
+COMPILED = {"zagreus__compile_blocks": True}
+if shutil.which("g++"):  # what torch.compile needs on a CPU
+    LAYOUTS |= {
+        "dp2-compiled": ("tied", {**DP2, **COMPILED}),
+        "pp2-compiled": ("tied", {**PP2, **COMPILED}),
+        "dp2-compiled-recompute": ("tied", {**DP2, **COMPILED, "parallelism__recompute_layer": True}),
+        "dp2-fused-loss": ("tied", DP2),
+        "tp2-fused-loss": ("tied", TP2),
+    }
 # fp32: only the order of additions differs. bf16 rounds every activation: an order of additions shows in 8 bits.
 TOLERANCE = {"tied": 1e-5, "untied": 1e-5, "bf16": 2e-2, "documents": 1e-5}
 
@@ -66,7 +76,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files[name] = write_config(root / f"{name}.yaml", config)
     done = launch([files[name] for name in ONE_PROCESS], num_processes=1)
     (root / "log").write_text(done.stdout + done.stderr)
-    launch([files[name] for name in LAYOUTS], num_processes=2)
+    in_two = [f"fused-loss:{files[name]}" if "fused-loss" in name else files[name] for name in LAYOUTS]
+    done = launch(in_two, num_processes=2)
+    (root / "log-of-two").write_text(done.stdout + done.stderr)
     return root
 
 
@@ -107,6 +119,10 @@ def test_documents_kept_apart_train_and_validate_as_plain_masked_attention_does(
     assert len(validations[0]) == len(validations[1]) == 4
     for first, second in zip(*validations, strict=True):
         assert abs(first["loss"] - second["loss"]) <= 1e-5
+
+
+def test_what_should_be_compiled_was(root: Path) -> None:
+    assert "run uncompiled" not in (root / "log-of-two").read_text()
 
 
 def test_the_log_says_which_attention_kernel_runs_and_why(root: Path) -> None:

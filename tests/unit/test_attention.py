@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import yaml
 
+from nanotron_zagreus.config import load_config_text
+from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.model.attention import causal_attention, document_mask
 from nanotron_zagreus.model.attention_choice import AttentionShape, candidates, choose_attention, fastest
 from nanotron_zagreus.model.attention_kernels import KERNELS, varlen_options
 from nanotron_zagreus.model.documents import OFFSETS_PER_ROW, documents_of
+from nanotron_zagreus.resources import find_config
 
 SEQUENCE = 96
 STARTS = [[0, 1, 40, 41, 95], [0]]
@@ -84,9 +90,9 @@ def test_boundaries_from_the_loader_are_those_found_from_positions() -> None:
     assert given.sizes == [1, 39, 1, 54, 1, 96]
 
 
-def shape(has_documents: bool) -> AttentionShape:
+def shape(has_documents: bool, dtype: torch.dtype = torch.float32) -> AttentionShape:
     return AttentionShape(
-        batch=2, sequence=64, heads=4, kv_heads=2, head_dim=16, dtype=torch.float32, has_documents=has_documents
+        batch=2, sequence=64, heads=4, kv_heads=2, head_dim=16, dtype=dtype, has_documents=has_documents
     )
 
 
@@ -94,7 +100,39 @@ def test_the_choice_says_what_and_why() -> None:
     assert choose_attention("sdpa", shape(True), CPU).reason == "asked for by zagreus.attention"
     assert choose_attention("auto", shape(False), CPU).name == "sdpa"
     assert choose_attention("auto", shape(True), CPU).name == "per_document"
-    assert candidates(shape(True))[0] == "varlen"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_documents", "expected"),
+    [
+        (torch.bfloat16, False, ("cudnn", "flash", "varlen", "sdpa")),
+        (torch.bfloat16, True, ("varlen", "sdpa")),
+        # The others have no 32-bit form, torch's own choice always has one, with a mask too.
+        (torch.float32, False, ("sdpa",)),
+        (torch.float32, True, ("sdpa",)),
+    ],
+)
+def test_a_gpu_has_a_kernel_for_every_dtype_with_and_without_documents(
+    dtype: torch.dtype, has_documents: bool, expected: tuple[str, ...]
+) -> None:
+    assert candidates(shape(has_documents, dtype)) == expected
+
+
+@pytest.mark.parametrize("has_documents", [False, True])
+def test_fp32_on_a_gpu_takes_the_only_kernel_untimed(has_documents: bool) -> None:
+    choice = choose_attention("auto", shape(has_documents), torch.device("cuda"))
+    assert (choice.name, choice.reason) == ("sdpa", "the only one for torch.float32 on cuda")
+
+
+def test_a_16_bit_kernel_is_refused_for_an_fp32_model(engine: Any) -> None:
+    from nanotron_zagreus.training.attention import agree_on_attention
+
+    data = yaml.safe_load(find_config("smollm2/zagreus_tiny.yaml").read_text(encoding="utf-8"))
+    data["model"]["dtype"] = "float32"
+    data.setdefault("zagreus", {})["attention"] = "flash"
+    run = load_config_text(yaml.safe_dump(data), origin="test")
+    with pytest.raises(InputError, match=r"zagreus\.attention: got flash.*16 bits.*float32; use"):
+        agree_on_attention(run, torch.device("cuda"))
 
 
 def test_the_fastest_kernel_is_taken_and_one_that_cannot_run_is_out() -> None:

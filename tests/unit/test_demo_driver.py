@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -151,6 +152,13 @@ def test_a_failed_command_names_the_step_and_keeps_the_ones_before(tmp_path: Pat
         run_steps(steps, Journal.open(tmp_path / "out", "a", QUIET), QUIET)
     assert (tmp_path / "one").exists()
     assert list(Journal.open(tmp_path / "out", "a", QUIET).seconds) == ["one"]
+
+
+def test_commands_run_on_the_cpu_also_where_there_are_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    code = "import os; open('seen', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'] + os.environ['OMP_NUM_THREADS'])"
+    Commands(tmp_path, QUIET).run(Path(sys.executable).name, "-c", code)
+    assert (tmp_path / "seen").read_text() == os.environ["OMP_NUM_THREADS"]
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:

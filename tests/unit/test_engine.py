@@ -14,6 +14,7 @@ import torch
 
 from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
 from nanotron_zagreus.engine.detection import find_engine
+from nanotron_zagreus.errors import InputError
 
 
 def test_pypis_nanotron_cannot_be_imported_by_itself() -> None:
@@ -108,6 +109,37 @@ def test_every_group_waits_as_long_as_the_default_one(
     monkeypatch.setattr(control, "default_group_timeout", lambda: timedelta(seconds=4321))
     ours = control.StepControl(tmp_path, control.SignalRequests(), looks_at_files=True)
     assert timeout_of(ours.group) == timedelta(seconds=4321)
+
+
+def test_more_ranks_than_gpus_on_a_node_are_refused_before_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import distributed
+
+    from nanotron_zagreus.engine.launch import start_process_group
+
+    def unreachable(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a device or a group was asked for")
+
+    monkeypatch.setattr(distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(distributed, "init_process_group", unreachable)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", unreachable)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(InputError, match=r"nproc_per_node: got 2 ranks.*1 CUDA devices.*start 1.*CUDA_VISIBLE_DEVICES"):
+        start_process_group()
+
+
+def test_cuda_is_hidden_from_every_test_but_those_of_a_gpu() -> None:
+    from conftest import only_gpu_tests
+
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    gpu = str(Path(__file__).parents[1] / "gpu")
+    assert only_gpu_tests([gpu]) and only_gpu_tests([f"{gpu}/test_training_on_cuda.py::test_x"])
+    assert not only_gpu_tests([gpu, __file__])
+    assert not only_gpu_tests([str(Path(__file__).parents[1])])
 
 
 def test_every_gradient_bucket_is_waited_for(engine: Any) -> None:

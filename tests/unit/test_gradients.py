@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def build(dtype: torch.dtype) -> tuple[Any, Any]:
@@ -50,14 +51,39 @@ def test_accumulated_gradients_are_the_engine_s_bit_for_bit(engine: Any) -> None
 
     (model, ours), (reference_model, theirs) = accumulators(build(torch.bfloat16)[0])
     accumulate_together(ours)
-    for seed in range(3):
-        ours.backward(loss_of(model, seed))
-        theirs.backward(loss_of(reference_model, seed))
-    assert theirs._contiguous_fp32_grad_buffer.abs().sum() > 0
-    assert torch.equal(ours._contiguous_fp32_grad_buffer, theirs._contiguous_fp32_grad_buffer)
-    for name in theirs.parameters:
-        assert torch.equal(ours.parameters[name]["fp32"].grad, theirs.parameters[name]["fp32"].grad)
-    assert all(parameter.grad is None for parameter in model.parameters())
+    for step in range(2):
+        for seed in range(3 * step, 3 * step + 3):
+            ours.backward(loss_of(model, seed))
+            theirs.backward(loss_of(reference_model, seed))
+        assert theirs._contiguous_fp32_grad_buffer.abs().sum() > 0
+        assert torch.equal(ours._contiguous_fp32_grad_buffer, theirs._contiguous_fp32_grad_buffer)
+        for name in theirs.parameters:
+            assert torch.equal(ours.parameters[name]["fp32"].grad, theirs.parameters[name]["fp32"].grad)
+        assert all(parameter.grad is None for parameter in model.parameters())
+        for accumulator in (ours, theirs):
+            accumulator.zero_grad()
+            assert not accumulator._contiguous_fp32_grad_buffer.any()
+
+
+def test_a_step_s_first_gradients_are_copied_and_the_others_added(engine: Any) -> None:
+    from nanotron_zagreus.training.gradients import accumulate_together
+
+    calls: list[str] = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            calls.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    model, accumulator = accumulators(build(torch.bfloat16)[0])[0]
+    accumulate_together(accumulator)
+    with Recorder():
+        for _ in range(2):
+            accumulator.zero_grad()
+            for seed in range(3):
+                accumulator.backward(loss_of(model, seed))
+    together = [name for name in calls if name in ("_foreach_copy_", "_foreach_add_")]
+    assert together == 2 * ["_foreach_copy_", "_foreach_add_", "_foreach_add_"]
 
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1e6])

@@ -1,12 +1,23 @@
-"""Chunked projection and cross entropy against all logits at once, in fp32, bf16 and fp64."""
+"""Chunked projection and cross entropy against all logits at once, in fp32, bf16 and fp64, plain and fused.
+
+The fused way is a GPU's; here its regions are compiled for the CPU, or only captured (aot_eager), which is quicker.
+"""
 
 from __future__ import annotations
+
+import shutil
+import weakref
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 
+from nanotron_zagreus.model import linear_cross_entropy as module
+from nanotron_zagreus.model import logits_chunk
 from nanotron_zagreus.model.linear_cross_entropy import linear_cross_entropy
+from nanotron_zagreus.model.regional_compile import RegionalCompile
 
 TOKENS, HIDDEN, VOCAB = 700, 48, 900
 
@@ -33,8 +44,25 @@ def relative_error(tensor: torch.Tensor, reference: torch.Tensor) -> float:
     return ((tensor.double() - reference).norm() / reference.norm()).item()
 
 
+def take_fused_way(monkeypatch: pytest.MonkeyPatch, backend: Any = "aot_eager") -> None:
+    """Let chunks be computed as on a GPU, their regions compiled by ``backend``."""
+    torch._dynamo.reset()
+    functions = (logits_chunk._log_sum, logits_chunk._scaled_softmax)
+    regions = tuple(RegionalCompile(function, backend=backend) for function in functions)
+    monkeypatch.setattr(logits_chunk, "compiled_regions", lambda: regions)
+    monkeypatch.setattr(module, "fuses_on", lambda device: True)
+
+
+@pytest.fixture(params=["plain", "fused"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two ways in turn."""
+    if request.param == "fused":
+        take_fused_way(monkeypatch)
+    return request.param
+
+
 @pytest.mark.parametrize("rows_per_chunk", [1, 64, 333, 700, 5000])
-def test_fp32_loss_and_gradients_equal_the_plain_path_for_every_chunk_size(rows_per_chunk: int) -> None:
+def test_fp32_loss_and_gradients_equal_the_plain_path_for_every_chunk_size(rows_per_chunk: int, way: str) -> None:
     hidden, weight, labels, mask = inputs(torch.float32)
     count = mask.sum()
     expected = plain_sum(hidden, weight, labels, mask) / count
@@ -47,7 +75,7 @@ def test_fp32_loss_and_gradients_equal_the_plain_path_for_every_chunk_size(rows_
         assert relative_error(gradient, reference.double()) <= 1e-6
 
 
-def test_bf16_gradients_are_no_further_from_fp64_than_the_plain_path() -> None:
+def test_bf16_gradients_are_no_further_from_fp64_than_the_plain_path(way: str) -> None:
     hidden, weight, labels, mask = inputs(torch.bfloat16)
     exact = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
     # Not a power of two: scaling rounds, as it does in training.
@@ -64,7 +92,7 @@ def test_bf16_gradients_are_no_further_from_fp64_than_the_plain_path() -> None:
         assert errors[0] <= 1.01 * errors[1]
 
 
-def test_masked_labels_take_no_part_even_where_their_loss_is_no_number() -> None:
+def test_masked_labels_take_no_part_even_where_their_loss_is_no_number(way: str) -> None:
     hidden, weight, labels, mask = inputs(torch.float32)
     # A row whose logits overflow: its loss is NaN or infinite.
     with torch.no_grad():
@@ -75,7 +103,7 @@ def test_masked_labels_take_no_part_even_where_their_loss_is_no_number() -> None
     assert abs(loss.item() - kept.item()) <= 1e-6 * kept.item()
 
 
-def test_an_empty_mask_gives_zero_and_zero_gradients() -> None:
+def test_an_empty_mask_gives_zero_and_zero_gradients(way: str) -> None:
     hidden, weight, labels, _ = inputs(torch.float32)
     loss = linear_cross_entropy(hidden, weight, labels, torch.zeros(TOKENS))
     gradients = torch.autograd.grad(loss, (hidden, weight))
@@ -83,7 +111,7 @@ def test_an_empty_mask_gives_zero_and_zero_gradients() -> None:
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_without_gradients_nothing_of_the_weight_s_size_is_allocated() -> None:
+def test_without_gradients_nothing_of_the_weight_s_size_is_allocated(way: str) -> None:
     hidden, weight, labels, mask = inputs(torch.float32)
     expected = linear_cross_entropy(hidden, weight, labels, mask.float())
     sizes: list[int] = []
@@ -100,7 +128,7 @@ def test_without_gradients_nothing_of_the_weight_s_size_is_allocated() -> None:
     assert not sizes
 
 
-def test_no_tensor_of_all_logits_exists() -> None:
+def test_no_tensor_of_all_logits_exists(way: str) -> None:
     hidden, weight, labels, mask = inputs(torch.float32)
     largest = [0]
 
@@ -114,3 +142,96 @@ def test_no_tensor_of_all_logits_exists() -> None:
     with Recorder():
         linear_cross_entropy(hidden, weight, labels, mask.float(), rows_per_chunk=50).backward()
     assert largest[0] == max(50 * VOCAB, VOCAB * HIDDEN)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU, g++ is not here")
+def test_compiled_chunks_give_the_plain_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, labels, mask = inputs(torch.bfloat16)
+    weights = mask / (3 * mask.sum())
+    expected = linear_cross_entropy(hidden, weight, labels, weights, rows_per_chunk=350)
+    expected_gradients = torch.autograd.grad(expected, (hidden, weight))
+    take_fused_way(monkeypatch, "inductor")
+    loss = linear_cross_entropy(hidden, weight, labels, weights, rows_per_chunk=350)
+    assert not any(region.is_eager for region in logits_chunk.compiled_regions())
+    assert abs(loss.item() - expected.item()) <= 1e-6
+    for gradient, reference in zip(torch.autograd.grad(loss, (hidden, weight)), expected_gradients, strict=True):
+        # An entry of a chunk's gradient that rounds to the neighbour is 2^-8 of itself.
+        assert relative_error(gradient, reference.double()) <= 1e-4
+
+
+def test_each_region_is_compiled_once_for_whole_chunks_and_once_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    take_fused_way(monkeypatch, counter)
+    counts = []
+    for seed in range(4):
+        hidden, weight, labels, mask = inputs(torch.float32, seed)
+        linear_cross_entropy(hidden, weight, labels, mask.float(), rows_per_chunk=333).backward()
+        with torch.no_grad():
+            linear_cross_entropy(hidden, weight, labels, mask.float(), rows_per_chunk=333)
+        counts.append(counter.frame_count)
+    # 333 + 333 + 34 rows, two regions; validation takes the sum's.
+    assert counts == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("parts", [(300, 600), (500, 0, 400)])
+def test_a_vocabulary_in_parts_gives_the_plain_chunk_of_the_whole(
+    parts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, labels, mask = (tensor.detach() for tensor in inputs(torch.float32))
+    weights = mask.float()
+    whole = logits_chunk.targets_of(labels, weights, 0, VOCAB)
+    losses, gradient = logits_chunk.plain_chunk(hidden, weight, whole, None, True)
+    take_fused_way(monkeypatch)
+    log_sum = (hidden @ weight.t()).logsumexp(dim=-1)
+    # What the ranks would find out together.
+    monkeypatch.setattr(logits_chunk, "_log_sum_over_ranks", lambda own, group: log_sum)
+    found, first = [], 0
+    for part in parts:
+        targets = logits_chunk.targets_of(labels, weights, first, part)
+        rows = weight[first : first + part]
+        group: Any = object()
+        found.append(logits_chunk.fused_chunk(hidden, rows, targets, group, True))
+        first += part
+    torch.testing.assert_close(sum(own for own, _ in found), losses, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat([own for _, own in found], dim=1), gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_no_two_chunks_logits_exist_at_once(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = 0
+
+    def counted(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            nonlocal alive
+            assert alive == 0, "the chunk before is still there"
+            losses, grad = function(*arguments)
+            alive += 1
+            weakref.finalize(grad, gone)
+            return losses, grad
+
+        return call
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    for name in ("plain_chunk", "fused_chunk"):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    hidden, weight, labels, mask = inputs(torch.float32)
+    linear_cross_entropy(hidden, weight, labels, mask.float(), rows_per_chunk=100)
+    assert alive == 0
+
+
+def test_products_are_added_in_place_only_where_trying_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    answers = {
+        "right": lambda total, left, right, *, out_dtype, out: out.add_(left.float() @ right.float()),
+        "overwriting": lambda total, left, right, *, out_dtype, out: out.copy_(left.float() @ right.float()),
+    }
+    for name, answer in answers.items():
+        module._adds_in_place.cache_clear()
+        monkeypatch.setattr(torch, "addmm", answer)
+        assert module._adds_in_place(cpu, torch.bfloat16) is (name == "right")
+    module._adds_in_place.cache_clear()
+    monkeypatch.undo()
+    # A CPU has no such product, and the call says so before it writes.
+    assert not module._adds_in_place(cpu, torch.bfloat16)

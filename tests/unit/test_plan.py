@@ -198,7 +198,9 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
             parallelism__tp_mode="ALL_REDUCE",
         )
     )
-    assert tensor_parallel.logits == pytest.approx(whole.logits / 5, rel=1e-4)
+    # The hidden states' gradient is whole on every rank, the rest of the head is divided.
+    undivided = 4 * 4096 * 960 * 2
+    assert tensor_parallel.logits - undivided == pytest.approx((whole.logits - undivided) / 5, rel=1e-4)
     assert tensor_parallel.parameters < whole.parameters / 4
 
     recomputed = estimate_memory(edited(parallelism__recompute_layer=True))

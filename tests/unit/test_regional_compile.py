@@ -83,6 +83,27 @@ def test_one_compilation_serves_all_layers_steps_and_documents(engine: Any, atte
     assert counter.frame_count == after_first_layer == (1 if attention == "sdpa" else 4)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "per_document"])
+def test_validation_compiles_once_more_and_training_goes_on_with_what_it_had(engine: Any, attention: str) -> None:
+    from nanotron_zagreus.model.decoder import DecoderLayer
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    run = RegionalCompile(DecoderLayer._layer, backend=counter)
+    count = []
+    for _ in range(3):
+        for layer in layers(attention, count=2):
+            hidden = torch.randn(BATCH, SEQUENCE, 64, requires_grad=True)
+            run(layer, hidden, positions(2)).sum().backward()
+        count.append(counter.frame_count)
+        with torch.no_grad():
+            for layer in layers(attention, count=2):
+                run(layer, torch.randn(BATCH, SEQUENCE, 64), positions(3))
+        count.append(counter.frame_count)
+    # Graphs with and without a backward pass.
+    assert count == [count[0], *[2 * count[0]] * 5]
+
+
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     torch._dynamo.reset()
     calls = []

@@ -1,0 +1,90 @@
+"""What the training-step benchmark says of a device and of a side, and what it refuses to print."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.train_step import Uncompiled, Worker, peak_tflops
+from benchmarks.train_step_sides import configuration, is_compiled
+from benchmarks.train_step_worker import Setup
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H200", 989.5),
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA GH200 480GB", 989.5),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA H100 of another form", None),
+        ("CPU", None),
+    ],
+)
+def test_each_form_of_a_chip_has_its_own_peak_or_none(device: str, peak: float | None) -> None:
+    assert peak_tflops(device) == peak
+
+
+@pytest.mark.parametrize(
+    ("side", "is_eager", "expected"),
+    [
+        ("ours", False, ("blocks compiled", True)),
+        ("ours", True, ("blocks uncompiled", False)),
+        ("ours, blocks not compiled", True, ("blocks uncompiled", True)),
+    ],
+)
+def test_a_side_says_whether_its_blocks_are_compiled_as_they_should_be(
+    side: str, is_eager: bool, expected: tuple[str, bool], engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron_zagreus.model import decoder
+
+    monkeypatch.setattr(decoder, "compiled_layer", lambda: SimpleNamespace(is_eager=is_eager))
+    changes = {"zagreus": {"compile_blocks": side == "ours"}}
+    assert is_compiled(side, configuration(True, 1, 1, changes)) == expected
+
+
+@pytest.mark.parametrize(("is_eager", "is_as_meant"), [(False, True), (True, False)])
+def test_on_a_gpu_the_loss_should_be_compiled_too(
+    is_eager: bool, is_as_meant: bool, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron_zagreus.model import decoder, logits_chunk
+
+    config = configuration(True, 1, 1, {"zagreus": {"compile_blocks": True}})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(decoder, "compiled_layer", lambda: SimpleNamespace(is_eager=False))
+    monkeypatch.setattr(logits_chunk, "compiled_regions", lambda: (SimpleNamespace(is_eager=is_eager),))
+    text = f"blocks compiled, loss {'uncompiled' if is_eager else 'compiled'}"
+    assert is_compiled("ours", config) == (text, is_as_meant)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_figures_of_an_uncompiled_side_are_refused_unless_asked_for(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = Setup(attention="sdpa", compiled="blocks uncompiled", is_as_meant=False)
+    ends = SimpleNamespace(recv=lambda: setup, send=lambda request: None, close=lambda: None)
+    process = SimpleNamespace(start=lambda: None, is_alive=lambda: True, join=lambda: None)
+    context = SimpleNamespace(Pipe=lambda: (ends, ends), Process=lambda **options: process)
+    monkeypatch.setattr("benchmarks.train_step.multiprocessing.get_context", lambda method: context)
+    arguments = SimpleNamespace(tiny=True, micro_batch_size=1, accumulation=1, allow_uncompiled=allowed)
+    if allowed:
+        assert Worker("ours", arguments).setup is setup  # type: ignore[arg-type]
+        return
+    with pytest.raises(Uncompiled, match=r"ours: blocks uncompiled.*--allow-uncompiled"):
+        Worker("ours", arguments)  # type: ignore[arg-type]
+
+
+def test_the_benchmark_shows_its_help() -> None:
+    command = [sys.executable, "-m", "benchmarks.train_step", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--allow-uncompiled" in done.stdout
