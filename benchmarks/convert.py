@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 
 PUBLISHED = Architecture(
     hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15, num_key_value_heads=5,

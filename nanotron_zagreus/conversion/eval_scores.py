@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.architecture import read_json
+from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 _NOT_METRICS = ("alias", "name", "sample_len")

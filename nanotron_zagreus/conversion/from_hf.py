@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanotron_zagreus import __version__
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.layout import METADATA_FILE, MODEL_CONFIG_FILE
 from nanotron_zagreus.checkpoints.model_shards_writing import Placement, write_tensor_shards
-from nanotron_zagreus.conversion.architecture import Architecture
 from nanotron_zagreus.conversion.dtypes import Dtype, cast, chosen_dtype
 from nanotron_zagreus.conversion.hf_architecture import read_hf_architecture
 from nanotron_zagreus.conversion.hf_config import write_json

@@ -10,8 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.manifest import hash_file
-from nanotron_zagreus.conversion.architecture import Architecture
 from nanotron_zagreus.conversion.gguf_tokenizer import add_tokenizer, name_word_split
 from nanotron_zagreus.conversion.record import GGUFRecord, WrittenFile
 from nanotron_zagreus.conversion.tensor_reading import HFTensors

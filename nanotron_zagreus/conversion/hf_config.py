@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.checkpoints.manifest import hash_file
-from nanotron_zagreus.conversion.architecture import read_json
 from nanotron_zagreus.conversion.record import RECORD_FILE
 from nanotron_zagreus.errors import InputError, VerificationError, WorkError
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.checkpoints.architecture import Architecture, read_json
 from nanotron_zagreus.config.parsing import build
 from nanotron_zagreus.config.yaml_text import parse_yaml
-from nanotron_zagreus.conversion.architecture import Architecture, read_json
 from nanotron_zagreus.conversion.card_template import CARD_TEMPLATE
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
 from nanotron_zagreus.conversion.eval_scores import Score

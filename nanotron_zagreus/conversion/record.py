@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nanotron_zagreus.checkpoints.layout import CONVERSION_FILE
+
 if TYPE_CHECKING:
     from nanotron_zagreus.conversion.verify import Verification
 
-RECORD_FILE = "conversion.json"
+RECORD_FILE = CONVERSION_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

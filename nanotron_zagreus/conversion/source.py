@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanotron_zagreus.checkpoints.architecture import Architecture, read_json, read_nanotron_architecture
 from nanotron_zagreus.checkpoints.layout import (
     CONFIG_FILE,
     LATEST_FILE,
@@ -14,12 +15,12 @@ from nanotron_zagreus.checkpoints.layout import (
     MODEL_CONFIG_FILE,
     resolve_checkpoint,
 )
+from nanotron_zagreus.checkpoints.manifest import WEIGHT_FILES
 from nanotron_zagreus.checkpoints.manifest import verify as verify_manifest
 from nanotron_zagreus.checkpoints.model_shards import ModelShards, open_model_shards
 from nanotron_zagreus.checkpoints.optimizer_shards import FOLDER as OPTIMIZER_FOLDER
 from nanotron_zagreus.checkpoints.optimizer_shards import OptimizerShards
 from nanotron_zagreus.config.yaml_text import parse_yaml
-from nanotron_zagreus.conversion.architecture import Architecture, read_json, read_nanotron_architecture
 from nanotron_zagreus.conversion.dtypes import BYTES_PER_ELEMENT, cast
 from nanotron_zagreus.conversion.weight_map import nanotron_shapes
 from nanotron_zagreus.errors import InputError, VerificationError
@@ -98,8 +99,7 @@ def open_checkpoint(path: Path, *, masters: bool = False) -> SourceCheckpoint:
     if (path / MANIFEST_FILE).exists():
         # Only what is read: the optimizer is six times the weights and need not be there at all, and files
         # copied together from several nodes are more than one node's manifest names.
-        needed = ("model/", CONFIG_FILE, MODEL_CONFIG_FILE, METADATA_FILE)
-        verify_manifest(path, only=(*needed, f"{OPTIMIZER_FOLDER}/") if masters else needed)
+        verify_manifest(path, only=(*WEIGHT_FILES, f"{OPTIMIZER_FOLDER}/") if masters else WEIGHT_FILES)
     arch, remarks = read_nanotron_architecture(path / MODEL_CONFIG_FILE)
     shards = open_model_shards(path)
     shards.expect(nanotron_shapes(arch))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanotron_zagreus.conversion.architecture import read_json
+from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nanotron_zagreus import __version__
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.tensor_file import TensorSpec
-from nanotron_zagreus.conversion.architecture import Architecture
 from nanotron_zagreus.conversion.dtypes import Dtype, cast, chosen_dtype
 from nanotron_zagreus.conversion.hf_config import generation_config, hf_config, write_json
 from nanotron_zagreus.conversion.hf_weights import write_weights

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.architecture import Architecture, read_json
+from nanotron_zagreus.checkpoints.architecture import Architecture, read_json
 from nanotron_zagreus.conversion.hf_config import write_json
 from nanotron_zagreus.errors import InputError, MissingInputError
 

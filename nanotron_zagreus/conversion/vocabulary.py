@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.tokenizer_files import TokenizerFiles
 from nanotron_zagreus.errors import InputError
 

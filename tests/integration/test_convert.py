@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,7 +178,10 @@ def test_the_engine_s_own_loader_reads_an_imported_checkpoint(
 
 
 def test_training_goes_on_from_an_imported_checkpoint(tmp_path: Path) -> None:
-    """The first loss from an imported checkpoint is that of the converted model on the same samples."""
+    """The first loss from an imported checkpoint is that of the converted model on the same samples.
+
+    A third run in the same launch starts from a checkpoint with one changed byte, and is refused.
+    """
     write_tokenizer_folder(tmp_path / "tokenizer", 64)
     trained = tiny_config(
         tmp_path, tokens__train_steps=5, model__model_config__bos_token_id=0, model__model_config__eos_token_id=1
@@ -188,15 +192,22 @@ def test_training_goes_on_from_an_imported_checkpoint(tmp_path: Path) -> None:
     assert record.verification is not None
     assert record.step == 5
     files = {}
-    for name, path in (("original", tmp_path / "checkpoints/5"), ("imported", tmp_path / "imported")):
+    shutil.copytree(tmp_path / "checkpoints/5", tmp_path / "changed")
+    damaged = next((tmp_path / "changed/model").rglob("*down_proj*/*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
+    starts = {"original": "checkpoints/5", "imported": "imported", "damaged": "changed"}
+    for name, start in starts.items():
+        path = tmp_path / start
         run = trained | {"model": trained["model"] | {"init_method": {"path": str(path)}}}
         run["checkpoints"] = trained["checkpoints"] | {"checkpoints_path": str(tmp_path / name)}
         run["parallelism"] = {"dp": 1, "tp": 2, "pp": 1}
         files[name] = write_config(tmp_path / f"{name}.yaml", run)
     import_folder(tmp_path / "hf", tmp_path / "imported", tp=1, pp=2)
     (tmp_path / "original").mkdir()
-    launch(list(files.values()), num_processes=2)
-    losses = {name: read_losses(tmp_path / name) for name in files}
+    done = launch(list(files.values()), num_processes=2, check=False)
+    assert f"VerificationError: model.init_method.path: checkpoint {tmp_path / 'changed'} is damaged" in done.stderr
+    assert not (tmp_path / "damaged/metrics.jsonl").exists()
+    losses = {name: read_losses(tmp_path / name) for name in ("original", "imported")}
     assert losses["imported"] == losses["original"]
     assert losses["imported"][1] < read_losses(tmp_path / "checkpoints")[1] - 0.1
 

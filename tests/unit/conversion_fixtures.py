@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.model_shards_writing import Placement, Split, write_tensor_shards
-from nanotron_zagreus.conversion.architecture import Architecture
 
 TINY = Architecture(
     hidden_size=40, intermediate_size=80, num_hidden_layers=3, num_attention_heads=10, num_key_value_heads=5,
