@@ -99,6 +99,7 @@ def import_(
     Example: `zagreus import hf/zagreus-0.4B-por checkpoints/imported --tp 5`
     """
     from nanotron_zagreus.conversion.from_hf import import_folder
+    from nanotron_zagreus.conversion.model_section import MODEL_SECTION_FILE, section_text
 
     check_choice("--dtype", dtype, (None, "bfloat16", "float32"))
     check_choice("--format", engine, ("0.4", "main"))
@@ -119,7 +120,8 @@ def import_(
         return
     print(f"{out}: {record.dtype} checkpoint for tp={tp} pp={pp}, in the format of nanotron {record.engine}")
     print_outcome(record.notices, record.verification)
-    print(f"  train from it with model.init_method.path: {out}")
+    print(f"  to train from it, this in the configuration (also in {out / MODEL_SECTION_FILE}):")
+    print(section_text(record.model_section), end="")
 
 
 def parse_size(text: str) -> int:

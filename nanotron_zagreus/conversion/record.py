@@ -49,6 +49,8 @@ class ImportRecord:
     """The model as written, vocabulary padded."""
     source_vocab_size: int
     dtype: str
+    model_section: dict[str, Any]
+    """The `model` section of a training configuration that starts from this checkpoint."""
     verification: Verification | None
     """None: verification was switched off."""
     notices: tuple[str, ...]

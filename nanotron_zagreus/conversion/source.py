@@ -21,7 +21,7 @@ from nanotron_zagreus.checkpoints.model_shards import ModelShards, open_model_sh
 from nanotron_zagreus.checkpoints.optimizer_shards import FOLDER as OPTIMIZER_FOLDER
 from nanotron_zagreus.checkpoints.optimizer_shards import OptimizerShards
 from nanotron_zagreus.config.yaml_text import parse_yaml
-from nanotron_zagreus.conversion.dtypes import BYTES_PER_ELEMENT, cast
+from nanotron_zagreus.conversion.dtypes import TORCH_NAMES, cast
 from nanotron_zagreus.conversion.weight_map import nanotron_shapes
 from nanotron_zagreus.errors import InputError, VerificationError
 
@@ -104,7 +104,7 @@ def open_checkpoint(path: Path, *, masters: bool = False) -> SourceCheckpoint:
     shards = open_model_shards(path)
     shards.expect(nanotron_shapes(arch))
     dtypes = sorted({tensor.dtype for tensor in shards.tensors.values()})
-    if len(dtypes) != 1 or dtypes[0] not in BYTES_PER_ELEMENT:
+    if len(dtypes) != 1 or dtypes[0] not in TORCH_NAMES:
         raise InputError(f"{path}: weights of dtype {', '.join(dtypes)}; expected all of one of BF16, F16, F32")
     metadata = read_json(path / METADATA_FILE) if (path / METADATA_FILE).exists() else {}
     if "tp" in metadata and metadata["tp"] != shards.tp:

@@ -19,6 +19,7 @@ from nanotron_zagreus.checkpoints.tensor_file import TensorSpec
 from nanotron_zagreus.conversion.dtypes import Dtype, cast, chosen_dtype
 from nanotron_zagreus.conversion.hf_config import generation_config, hf_config, write_json
 from nanotron_zagreus.conversion.hf_weights import write_weights
+from nanotron_zagreus.conversion.progress import Progress, silent
 from nanotron_zagreus.conversion.record import RECORD_FILE, ConversionRecord
 from nanotron_zagreus.conversion.source import SourceCheckpoint, open_checkpoint
 from nanotron_zagreus.conversion.staging import check_destination, check_space, staged_folder
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from nanotron_zagreus.conversion.model_card import CardDetails
 
 SpecialTokens = Literal["agree", "tokenizer", "config"]
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def convert_checkpoint(
     from nanotron_zagreus.conversion.model_card import write_model_card
 
     check_destination(out)
-    report = progress or (lambda *_: None)
+    report = progress or silent
     plan = _plan(checkpoint, tokenizer, dtype, vocab_size, special_tokens, masters)
     if gguf is not None:
         from nanotron_zagreus.conversion.gguf_export import check_gguf, write_gguf
