@@ -32,7 +32,7 @@ from nanotron_zagreus.conversion.nanotron_layout import (
 )
 from nanotron_zagreus.conversion.progress import Progress, silent
 from nanotron_zagreus.conversion.record import RECORD_FILE, ImportRecord
-from nanotron_zagreus.conversion.staging import check_destination, check_space, staged_folder
+from nanotron_zagreus.conversion.staging import check_destination, check_outside, check_space, staged_folder
 from nanotron_zagreus.conversion.tensor_reading import HFTensors
 from nanotron_zagreus.conversion.weight_map import EMBEDDING, LM_HEAD, nanotron_tensors
 from nanotron_zagreus.errors import InputError
@@ -92,6 +92,7 @@ def import_folder(
         VerificationError: the written checkpoint does not compute what the folder computes; it was removed.
     """
     check_destination(out)
+    check_outside(out, hf_folder)
     plan = _plan(hf_folder, tp, pp, engine, dtype, make_vocab_size_divisible_by)
     check_space(out, plan.padded.num_parameters * (2 if plan.dtype == "BF16" else 4) + (64 << 20))
     report = progress or silent
