@@ -78,22 +78,32 @@ def refuse_other_model(config: Config) -> None:
         find_starting_weights(config)
 
 
-def _vocabulary_difference(folder: Path, arch: Architecture, model: ModelSection) -> str | None:
-    """Return how the vocabularies differ, unless padding for tensor parallelism alone explains it.
+def declared_vocab_size(folder: Path, arch: Architecture, config: dict[str, Any]) -> int | None:
+    """Return the rows that a checkpoint's run was configured with, before padding; None where nothing tells.
 
-    What the run was configured with, before padding, stands in its config.yaml or in the record of its import;
-    other engines overwrite it with the padded number, and then the padding is computed.
+    It stands in this project's config.yaml and in the record of an import. Other engines overwrite it in their
+    config.yaml with the padded number.
+
+    Args:
+        folder: the step's folder.
+        arch: what its model_config.json holds, padding included.
+        config: its config.yaml as plain data.
     """
-    wanted, stored = model.model_config.vocab_size, arch.vocab_size
-    section = _section(_read_config(folder), "model")
-    declared: Any = _section(section, "model_config").get("vocab_size")
+    declared: Any = _section(_section(config, "model"), "model_config").get("vocab_size")
     if (folder / layout.CONVERSION_FILE).is_file():
         declared = read_json(folder / layout.CONVERSION_FILE).get("source_vocab_size", declared)
-    elif not (folder / layout.MANIFEST_FILE).is_file() and declared == stored:
-        declared = None
-    if isinstance(declared, int):
+    elif not (folder / layout.MANIFEST_FILE).is_file() and declared == arch.vocab_size:
+        return None
+    return declared if isinstance(declared, int) and 0 < declared <= arch.vocab_size else None
+
+
+def _vocabulary_difference(folder: Path, arch: Architecture, model: ModelSection) -> str | None:
+    """Return how the vocabularies differ, unless padding for tensor parallelism alone explains it."""
+    config, wanted, stored = _read_config(folder), model.model_config.vocab_size, arch.vocab_size
+    declared = declared_vocab_size(folder, arch, config)
+    if declared is not None:
         return None if declared == wanted else _differs(declared, wanted)
-    divisible_by = section.get("make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
+    divisible_by = _section(config, "model").get("make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
     multiple = _tensor_parallel_size(folder) * (divisible_by if isinstance(divisible_by, int) else 1)
     padded = -(-wanted // max(multiple, 1)) * max(multiple, 1)
     if stored in (wanted, padded):

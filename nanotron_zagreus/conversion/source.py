@@ -15,11 +15,12 @@ from nanotron_zagreus.checkpoints.layout import (
     MODEL_CONFIG_FILE,
     resolve_checkpoint,
 )
-from nanotron_zagreus.checkpoints.manifest import WEIGHT_FILES
+from nanotron_zagreus.checkpoints.manifest import WEIGHT_FILES, read_manifest
 from nanotron_zagreus.checkpoints.manifest import verify as verify_manifest
 from nanotron_zagreus.checkpoints.model_shards import ModelShards, open_model_shards
 from nanotron_zagreus.checkpoints.optimizer_shards import FOLDER as OPTIMIZER_FOLDER
 from nanotron_zagreus.checkpoints.optimizer_shards import OptimizerShards
+from nanotron_zagreus.checkpoints.starting_weights import declared_vocab_size
 from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES, cast
 from nanotron_zagreus.conversion.weight_map import nanotron_shapes
@@ -47,6 +48,10 @@ class SourceCheckpoint:
     training_config: dict[str, Any]
     """The run's config.yaml as plain data; empty when absent or unreadable."""
     notices: tuple[str, ...]
+    declared_vocab_size: int | None = None
+    """Rows the run was configured with, before padding, when that is known."""
+    tokenizer_hashes: frozenset[str] = frozenset()
+    """SHA-256 of the tokenizer files that the training data was made with, as far as they were recorded."""
     masters: OptimizerShards | None = None
     """Where the fp32 master weights are, when they are read in place of the weights."""
 
@@ -77,6 +82,13 @@ class SourceCheckpoint:
         """The vocabulary is padded to a multiple of this: tp x make_vocab_size_divisible_by."""
         divisible_by = self.training_section("model").get("make_vocab_size_divisible_by", 1)
         return self.shards.tp * (divisible_by if isinstance(divisible_by, int) and divisible_by > 0 else 1)
+
+    @property
+    def started_from(self) -> str | None:
+        """Path of the checkpoint whose weights the run started from; None: from random ones, or not known."""
+        init = self.training_section("model").get("init_method")
+        path = init.get("path") if isinstance(init, dict) else None
+        return path if isinstance(path, str) else None
 
     def training_section(self, name: str) -> dict[str, Any]:
         """Return a section of the run's config.yaml, empty when it has none."""
@@ -124,6 +136,8 @@ def open_checkpoint(path: Path, *, masters: bool = False) -> SourceCheckpoint:
         consumed_samples=_count(metas.get("consumed_train_samples")),
         training_config=training_config,
         notices=(*notices, *remarks, *more),
+        declared_vocab_size=declared_vocab_size(path, arch, training_config),
+        tokenizer_hashes=_tokenizer_hashes(path),
         masters=_open_masters(path, dtypes[0], set(shards.tensors)) if masters else None,
     )
 
@@ -156,6 +170,15 @@ def _training_config(path: Path) -> tuple[dict[str, Any], list[str]]:
         return parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)), []
     except InputError as error:
         return {}, [f"config.yaml was not used: {error}"]
+
+
+def _tokenizer_hashes(path: Path) -> frozenset[str]:
+    """Return what the manifest's data record says of tokenizers; older ones and other engines' say nothing."""
+    if not (path / MANIFEST_FILE).is_file():
+        return frozenset()
+    sources = (read_manifest(path).get("data") or {}).get("sources") or {}
+    hashes = (source.get("tokenizer_sha256") for source in sources.values() if isinstance(source, dict))
+    return frozenset(digest for digest in hashes if isinstance(digest, str))
 
 
 def _count(value: Any) -> int | None:
