@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from nanotron_zagreus.checkpoints.model_shards import open_model_shards
+from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.conversion.from_hf import import_folder
 from nanotron_zagreus.conversion.nanotron_layout import CheckpointFormat
 from nanotron_zagreus.conversion.reference_forward import reference_logits
@@ -22,7 +26,7 @@ from nanotron_zagreus.conversion.source import open_checkpoint
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.engine.detection import find_engine
 from tests.integration.tiny_runs import REPOSITORY, launch, read_losses, tiny_config, write_config
-from tests.unit.conversion_fixtures import write_tokenizer_folder
+from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
 
 pytestmark = pytest.mark.integration
 
@@ -245,3 +249,28 @@ def test_the_published_commands_work(engine_root: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-3000:]
         assert "verified" in done.stdout
     assert open_checkpoint(tmp_path / "back").arch == open_checkpoint(engine_root / "tied-tp2-pp1").arch
+
+
+def test_the_readme_s_commands_run_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Continued pretraining, GGUF, card and push, on a small model under the README's names."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### 6. Continue pretraining, publish, GGUF")[2].partition("\n#")[0]
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^    (zagreus .*)$", section, re.MULTILINE)]
+    assert [words[1] for words in commands] == ["import", "convert", "card", "push"]
+    monkeypatch.chdir(tmp_path)
+    write_tokenizer_folder(tmp_path / "tokenizer")
+    arch = replace(TINY, hidden_size=160, intermediate_size=160)
+    write_checkpoint(tmp_path / "checkpoints/5000", arch, tp=5, dtype=torch.bfloat16)
+    run_facts = {"tokens": {"sequence_length": 16}, "model": {"model_config": {"vocab_size": 131}}}
+    (tmp_path / "checkpoints/5000/config.yaml").write_text(json.dumps(run_facts))
+    assert run(["convert", "checkpoints/5000", "hf/5000", "--tokenizer", "tokenizer"]) == 0
+    (tmp_path / "card.yaml").write_text("language: [en, pt]\nlicense: apache-2.0\nbase_model: org/base\ncitation: us\n")
+    (tmp_path / "results").mkdir()
+    scores = {"results": {"arc_pt": {"acc,none": 0.25}}, "model_name": "hf/5000"}
+    (tmp_path / "results/results_1.json").write_text(json.dumps(scores))
+    for words in commands:
+        assert run([word.replace("meta-llama/Llama-3.2-1B", "tokenizer") for word in words[1:]]) == 0, words
+    said = capsys.readouterr().out
+    assert "init_method:" in said and "model-Q8_0.gguf" in said and "branch step20-tokens10.2K" in said

@@ -236,6 +236,16 @@ def test_another_checkpoint_s_scores_do_not_come_onto_the_card(
     assert "only of elsewhere/40" in capsys.readouterr().err
 
 
+def test_results_given_to_a_conversion_must_be_its_checkpoint_s(converted: Path, tmp_path: Path) -> None:
+    checkpoint, tokenizer = converted.parent / "20", converted.parent / "tokenizer"
+    other = write_results(tmp_path / "a", 0.5, zagreus={"source": "elsewhere/40", "step": 40})
+    with pytest.raises(InputError, match="only of elsewhere/40"):
+        convert_checkpoint(checkpoint, tmp_path / "hf", tokenizer, verify=False, results=other)
+    own = write_results(tmp_path / "b", 0.25, zagreus={"source": str(checkpoint), "step": 20})
+    convert_checkpoint(checkpoint, tmp_path / "hf", tokenizer, verify=False, results=own.parent)
+    assert [result.metric_value for result in ModelCard.load(tmp_path / "hf/README.md").data.eval_results] == [0.25]
+
+
 def test_scores_of_some_documents_say_so_and_stay_out_of_the_metadata(hf: Path, tmp_path: Path) -> None:
     limited = write_results(tmp_path / "a", 0.25, model_name=str(hf), config={"limit": 2.0})
     scores, _ = read_scores(limited, EvaluatedModel(names=(str(hf),), step=20))
