@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_YAML_BYTES = 4 * 1024 * 1024
+_COMPARED_ROWS = 4096
+"""Rows of a master weight held once more while they are compared; memory is meant to stay that of one tensor."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,13 @@ class SourceCheckpoint:
         if self.masters is None:
             return stored.read(start, stop)
         master = self.masters.read_whole("master", name)
-        if not bool((cast(master, self.weight_dtype) == stored.read()).all()):
-            raise VerificationError(
-                f"{name}: the optimizer's master weights do not round to the weights beside them; they are of "
-                "different steps, convert without masters"
-            )
+        for first in range(0, stored.shape[0], _COMPARED_ROWS):
+            rows = slice(first, min(first + _COMPARED_ROWS, stored.shape[0]))
+            if not bool((cast(master[rows], self.weight_dtype) == stored.read(rows.start, rows.stop)).all()):
+                raise VerificationError(
+                    f"{name}: the optimizer's master weights do not round to the weights beside them; they are of "
+                    "different steps, convert without masters"
+                )
         return master[start:stop]
 
     @property

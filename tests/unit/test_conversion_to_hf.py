@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.convert import write_masters
 from nanotron_zagreus.checkpoints.manifest import FileRecord, hash_file, write_manifest
+from nanotron_zagreus.conversion import source
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
@@ -242,3 +244,21 @@ def test_a_tokenizer_that_did_not_make_the_data_is_refused_unless_accepted(tmp_p
         convert_checkpoint(tmp_path / "20", tmp_path / "hf2", other)
     record = convert_checkpoint(tmp_path / "20", tmp_path / "hf2", other, accept_tokenizer=True, verify=False)
     assert any("accepted as asked" in notice for notice in record.notices)
+
+
+def test_master_weights_must_round_to_the_weights_beside_them(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared a few rows at a time; a difference in the last ones is found, too."""
+    monkeypatch.setattr(source, "_COMPARED_ROWS", 7)
+    write_checkpoint(tmp_path / "20", tp=5, dtype=torch.bfloat16)
+    write_masters(tmp_path / "20", 5)
+    record = convert_checkpoint(tmp_path / "20", tmp_path / "hf", tokenizer, masters=True, verify=False)
+    assert (record.dtype, record.masters) == ("F32", True)
+    path = next((tmp_path / "20/model").rglob("*gate_up*/*tp-rank-4-of-5.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(VerificationError, match=r"gate_up.*do not round"):
+        convert_checkpoint(tmp_path / "20", tmp_path / "again", tokenizer, masters=True)
+    assert not (tmp_path / "again").exists()
