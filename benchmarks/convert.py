@@ -3,10 +3,10 @@
     python -m benchmarks.convert [--work DIR] [--pairs 5] [--layers 32] [--tp 1,5]
 
 Makes a random bf16 checkpoint of 437,760,960 parameters per tensor-parallel size and a tokenizer of 128,256
-tokens. Each measurement is a process of its own, verification aside: conversion to Hugging Face, import from
-there, and a copy of the checkpoint's files, each flushed to disk; they alternate, and the median of the paired
-ratios is what to quote. Memory is the peak of the process's own (anonymous) pages above what it holds when the
-work starts; pages of mapped files belong to the page cache and can be dropped at any time.
+tokens. Each measurement is a process of its own, verification aside: conversion to Hugging Face, the same from fp32
+master weights, import from there, and a copy of the checkpoint's weights, each flushed to disk; they alternate, and the
+median of the paired ratios is what to quote. Memory is the peak of the process's own (anonymous) pages above what it
+holds when the work starts; pages of mapped files belong to the page cache and can be dropped at any time.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 
 PUBLISHED = Architecture(
     hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15, num_key_value_heads=5,
     vocab_size=128256, max_position_embeddings=4096, rms_norm_eps=1e-5, rope_theta=10000.0, rope_interleaved=False,
     tie_word_embeddings=True, bos_token_id=128000, eos_token_id=128001, pad_token_id=None, initializer_range=0.02,
 )  # fmt: skip
-MEASURED = ("copy", "convert", "import")
+MEASURED = ("copy", "convert", "masters", "import")
 
 
 def main() -> None:
     """Run the benchmark; see the module's description."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder for about 3 GB of files; default: a temporary one")
+    parser.add_argument("--work", type=Path, help="folder for about 6 GB of files; default: a temporary one")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--layers", type=int, default=PUBLISHED.num_hidden_layers)
     parser.add_argument("--tp", default="1,5")
@@ -64,6 +64,7 @@ def make_inputs(root: Path, arch: Architecture, tp: int) -> tuple[int, int]:
     from tests.unit.conversion_fixtures import write_checkpoint, write_tokenizer_folder
 
     write_checkpoint(root / "checkpoint", arch, tp=tp, dtype=torch.bfloat16)
+    write_masters(root / "checkpoint", tp)
     path = write_tokenizer_folder(root / "tokenizer") / "tokenizer.json"
     data = json.loads(path.read_text())
     vocabulary = data["model"]["vocab"]
@@ -78,8 +79,30 @@ def make_inputs(root: Path, arch: Architecture, tp: int) -> tuple[int, int]:
     return sum(sizes), 2 * max(sizes)
 
 
+def write_masters(checkpoint: Path, tp: int) -> None:
+    """Write fp32 master weights beside the weights, one file per tensor-parallel rank."""
+    from safetensors.torch import load_file
+
+    from nanotron_zagreus.checkpoints.model_shards import open_model_shards
+    from nanotron_zagreus.checkpoints.optimizer_shards import FOLDER, Placement, write_optimizer_shard
+
+    tensors = open_model_shards(checkpoint).tensors
+    (checkpoint / FOLDER).mkdir()
+    for rank in range(tp):
+        states, placements = {}, {}
+        for name, tensor in tensors.items():
+            shard = tensor.shards[min(rank, len(tensor.shards) - 1)]
+            master = load_file(shard.path)["data"].float().flatten()
+            states[name] = {"master": master}
+            placements[name] = Placement(
+                whole_shape=tensor.shape, local_shape=shard.shape, pairs=shard.pairs, start=0, stop=master.numel()
+            )
+        path = checkpoint / FOLDER / f"optimizer_tp-{rank}.safetensors"
+        write_optimizer_shard(path, states, placements, dict.fromkeys(states, 1))
+
+
 def compare(root: Path, tp: int, num_parameters: int, largest: int, pairs: int) -> dict[str, object]:
-    """Return medians and paired ratios of the three kinds of work, which alternate."""
+    """Return medians and paired ratios of the kinds of work, which alternate."""
     found: dict[str, list[dict[str, float]]] = {what: [] for what in MEASURED}
     for _ in range(pairs):
         for what in MEASURED:
@@ -96,13 +119,14 @@ def compare(root: Path, tp: int, num_parameters: int, largest: int, pairs: int) 
         result[f"{what}_over_copy_median"] = round(statistics.median(ratios), 2)
         result[f"{what}_over_copy_all"] = [round(ratio, 2) for ratio in ratios]
         result[f"{what}_peak_memory_mb"] = round(max(run["peak_bytes"] for run in runs) / 1e6, 1)
-        result[f"{what}_peak_over_largest_tensor"] = round(max(run["peak_bytes"] for run in runs) / largest, 2)
+        written = 2 * largest if what == "masters" else largest
+        result[f"{what}_peak_over_largest_tensor"] = round(max(run["peak_bytes"] for run in runs) / written, 2)
     return result
 
 
 def measure(what: str, root: Path) -> dict[str, float]:
     """Do one piece of work in this process; return its seconds and its peak of anonymous memory."""
-    work = {"copy": copy_files, "convert": convert, "import": import_}[what](root)
+    work = {"copy": copy_files, "convert": convert, "masters": convert_masters, "import": import_}[what](root)
     out = root / "out"
     watch = PeakMemory()
     started, processor = time.perf_counter(), time.process_time()
@@ -124,14 +148,19 @@ def copy_files(root: Path) -> Callable[[Path], object]:
     return lambda out: shutil.copytree(root / "checkpoint/model", out, copy_function=copy_flushed)
 
 
-def convert(root: Path) -> Callable[[Path], object]:
+def convert_masters(root: Path) -> Callable[[Path], object]:
+    """Return the conversion of the fp32 master weights, its libraries loaded."""
+    return convert(root, masters=True)
+
+
+def convert(root: Path, *, masters: bool = False) -> Callable[[Path], object]:
     """Return the conversion to Hugging Face, its libraries loaded."""
     import safetensors.torch  # noqa: F401
     import tokenizers  # noqa: F401
 
     from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 
-    return lambda out: convert_checkpoint(root / "checkpoint", out, root / "tokenizer", verify=False)
+    return lambda out: convert_checkpoint(root / "checkpoint", out, root / "tokenizer", masters=masters, verify=False)
 
 
 def import_(root: Path) -> Callable[[Path], object]:

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils.logging import disable_progress_bar
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.logit_gate import verify_logits
 from nanotron_zagreus.conversion.source import open_checkpoint
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint

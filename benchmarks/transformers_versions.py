@@ -90,9 +90,9 @@ def make_folder(
     llama_tokenizer: bool = False,
 ) -> Path:
     """Return a converted folder made to these options."""
-    arch = replace(TINY, vocab_size=259, tie_word_embeddings=tied, rope_interleaved=interleaved)
+    arch = replace(TINY, vocab_size=260, tie_word_embeddings=tied, rope_interleaved=interleaved)
     write_checkpoint(root / "20", arch, tp=tp, dtype=dtype)
-    tokenizer = write_tokenizer_folder(root / "tokenizer", 259)
+    tokenizer = write_tokenizer_folder(root / "tokenizer", 260)
     if llama_tokenizer:
         make_llama_style(tokenizer)
     convert_checkpoint(root / "20", root / "hf", tokenizer, max_file_bytes=max_file_bytes)

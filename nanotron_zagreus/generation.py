@@ -60,6 +60,7 @@ class Generator:
             InputError: the folder holds no model that transformers can load, or there is no such device.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         if not (folder / "config.json").is_file():
@@ -73,7 +74,7 @@ class Generator:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{folder}: transformers cannot load it: {error}") from error
         self.model.to(self.device).eval()
 

@@ -12,6 +12,7 @@ import os
 import sys
 from argparse import ArgumentParser
 
+from examples.llama.convert_nanotron_to_hf import with_dashes
 from nanotron_zagreus.cli.app import run
 
 
@@ -25,12 +26,6 @@ def main(arguments: list[str]) -> int:
         # torchrun with several ranks: one of them does the work.
         return 0
     return run(["import", known.checkpoint_path, known.save_path, *map(with_dashes, rest)])
-
-
-def with_dashes(argument: str) -> str:
-    """Return an option in this project's spelling: upstream's words have underscores."""
-    option, equals, value = argument.partition("=")
-    return option.replace("_", "-") + equals + value if argument.startswith("--") else argument
 
 
 if __name__ == "__main__":

@@ -14,10 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nanotron_zagreus.checkpoints.layout import MANIFEST_FILE, replace_durably
+from nanotron_zagreus.checkpoints.layout import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    METADATA_FILE,
+    MODEL_CONFIG_FILE,
+    replace_durably,
+)
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 
 FORMAT = 1
+WEIGHT_FILES = ("model/", CONFIG_FILE, MODEL_CONFIG_FILE, METADATA_FILE)
+"""What a reader of the weights alone needs: for `only` of :func:`verify`."""
 _MAX_MANIFEST_BYTES = 256 * 1024 * 1024
 
 

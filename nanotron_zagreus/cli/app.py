@@ -83,12 +83,11 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run one command line and return its exit code; errors go to stderr in one line each."""
     try:
         result = app(args=arguments, prog_name="zagreus", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
     except typer.Exit as error:
-        return error.exit_code
+        code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("zagreus: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "show"):
             # A usage error; its class is click's or typer's own copy of it, depending on typer's version.
@@ -97,6 +96,10 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         if debug:
             traceback.print_exc()
         return _report(error)
+    if code == EXIT_INTERRUPTED:
+        # typer from 0.16 on turns a KeyboardInterrupt into this code and says nothing.
+        print("zagreus: interrupted; what was finished is kept", file=sys.stderr)
+    return code
 
 
 def _report(error: Exception) -> int:

@@ -38,6 +38,7 @@ def check(
 
     Example: `zagreus check --config-file smollm2/zagreus_350M_por.yaml --network-gbits 400 --gpus-per-node 4`
     """
+    from nanotron_zagreus.checkpoints.starting_weights import refuse_other_model
     from nanotron_zagreus.communication import Network
     from nanotron_zagreus.config import load_config
     from nanotron_zagreus.config.checks import check_world_size
@@ -48,6 +49,7 @@ def check(
     config = load_config(file)
     if world_size is not None:
         check_world_size(config, world_size)
+    refuse_other_model(config)
     network, rate = None, None
     if network_gbits is not None:
         network = Network(gigabits_per_second=network_gbits, gpus_per_node=gpus_per_node)

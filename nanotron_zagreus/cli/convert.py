@@ -33,6 +33,9 @@ def convert(
     special_tokens: Annotated[
         str, typer.Option(help="When bos/eos of tokenizer and model differ: agree (refuse), tokenizer, or config.")
     ] = "agree",
+    accept_tokenizer: Annotated[
+        bool, typer.Option("--accept-tokenizer", help="Take a tokenizer whose file is not the training data's.")
+    ] = False,
     verify: Annotated[bool, typer.Option(help="Prove that the result computes what the checkpoint computes.")] = True,
     details: Annotated[
         Path | None, typer.Option("--card", help="YAML with languages, license, … for the card.")
@@ -40,23 +43,21 @@ def convert(
     results: Annotated[Path | None, typer.Option(help="lm-eval results for the card: a file or folder.")] = None,
     push_to_hub: Annotated[str | None, typer.Option(help="Then push to this hub repository.")] = None,
     branch: Annotated[str | None, typer.Option(help="Branch to push to; auto: step…-tokens…; default: main.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be pushed.")] = False,
+    private: Annotated[bool, typer.Option("--private/--public", help="What a new hub repository becomes.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Convert, and only say what would be pushed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the conversion record as JSON.")] = False,
 ) -> None:
     """Turn a Nanotron checkpoint into a Hugging Face folder, verified before it appears.
 
     Example: `zagreus convert checkpoints/5000 hf/5000 --tokenizer meta-llama/Llama-3.2-1B`
     """
-    from nanotron_zagreus.conversion.eval_scores import read_scores
-    from nanotron_zagreus.conversion.hub import check_repository
     from nanotron_zagreus.conversion.model_card import read_card_details
     from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 
     check_choice("--dtype", dtype, (None, "bfloat16", "float32"))
     check_choice("--gguf", gguf, (None, "F32", "BF16", "Q8_0"))
     check_choice("--special-tokens", special_tokens, ("agree", "tokenizer", "config"))
-    if push_to_hub is not None:
-        check_repository(push_to_hub)
+    _check_push(push_to_hub, branch, dry_run=dry_run, verify=verify)
     with progress_bar() as report:
         record = convert_checkpoint(
             checkpoint,
@@ -66,11 +67,12 @@ def convert(
             verify=verify,
             vocab_size=vocab_size,
             special_tokens=special_tokens,  # type: ignore[arg-type]
+            accept_tokenizer=accept_tokenizer,
             masters=masters,
             max_file_bytes=None if max_file_size is None else parse_size(max_file_size),
             gguf=gguf,  # type: ignore[arg-type]
             card=None if details is None else read_card_details(details),
-            scores=[] if results is None else read_scores(results),
+            results=results,
             progress=report,
         )
     if as_json:
@@ -78,7 +80,22 @@ def convert(
     else:
         print_record(record, out)
     if push_to_hub is not None:
-        print_push(out, push_to_hub, branch=branch, private=False, dry_run=dry_run)
+        print_push(out, push_to_hub, branch=branch, private=private, dry_run=dry_run, to_stderr=as_json)
+
+
+def _check_push(repository: str | None, branch: str | None, *, dry_run: bool, verify: bool) -> None:
+    """Refuse, before any work, options of pushing that contradict each other."""
+    from nanotron_zagreus.conversion.hub import check_repository
+    from nanotron_zagreus.errors import InputError
+
+    if repository is None:
+        for flag, given in (("--dry-run", dry_run), ("--branch", branch is not None)):
+            if given:
+                raise InputError(f"{flag}: means nothing without --push-to-hub; name a repository, or leave it away")
+        return
+    check_repository(repository)
+    if not verify:
+        raise InputError("--no-verify: what was not verified is not pushed; leave it or --push-to-hub away")
 
 
 def import_(
@@ -99,6 +116,7 @@ def import_(
     Example: `zagreus import hf/zagreus-0.4B-por checkpoints/imported --tp 5`
     """
     from nanotron_zagreus.conversion.from_hf import import_folder
+    from nanotron_zagreus.conversion.model_section import MODEL_SECTION_FILE, section_text
 
     check_choice("--dtype", dtype, (None, "bfloat16", "float32"))
     check_choice("--format", engine, ("0.4", "main"))
@@ -119,7 +137,8 @@ def import_(
         return
     print(f"{out}: {record.dtype} checkpoint for tp={tp} pp={pp}, in the format of nanotron {record.engine}")
     print_outcome(record.notices, record.verification)
-    print(f"  train from it with model.init_method.path: {out}")
+    print(f"  to train from it, this in the configuration (also in {out / MODEL_SECTION_FILE}):")
+    print(section_text(record.model_section), end="")
 
 
 def parse_size(text: str) -> int:

@@ -9,7 +9,11 @@ CARD_TEMPLATE = """---
 {% if description %}{{ description }}
 
 {% endif -%}
-A base language model for text completion, trained from scratch with Nanotron. It is not instruction-tuned.
+A base language model for text completion, trained with Nanotron
+{%- if base_model %}, starting from the weights of [{{ base_model }}](https://huggingface.co/{{ base_model }})
+{%- elif started_from %}, starting from the weights of another checkpoint (`{{ started_from }}`)
+{%- else %} from scratch
+{%- endif %}. It is not instruction-tuned.
 
 ## Model
 
@@ -78,7 +82,7 @@ With the [Language Model Evaluation Harness](https://github.com/EleutherAI/lm-ev
 | Task | Shots | Metric | Value | Standard error |
 |---|---|---|---|---|
 {% for score in scores -%}
-| {{ score.task }} | {{ score.num_shots }} | {{ score.metric }} | {{ "%.4f" % score.value }} | {{ score.error }} |
+| {{ score.label }} | {{ score.num_shots }} | {{ score.metric }} | {{ "%.4f" % score.value }} | {{ score.error }} |
 {% endfor %}
 {%- endif %}
 ## Conversion

@@ -10,10 +10,8 @@ if TYPE_CHECKING:
 Dtype = Literal["bfloat16", "float32"]
 """What a user may ask for."""
 
-BYTES_PER_ELEMENT = {"BF16": 2, "F16": 2, "F32": 4}
-"""Stored dtypes this project converts, as safetensors names them."""
-
 TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""Stored dtypes this project converts, as safetensors and torch name them."""
 
 _STORED: dict[Dtype, str] = {"bfloat16": "BF16", "float32": "F32"}
 

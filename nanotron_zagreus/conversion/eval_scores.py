@@ -1,15 +1,33 @@
-"""Read scores out of lm-eval's own result files, for the model card."""
+"""Read one model's scores out of lm-eval's own result files, for the model card.
+
+A folder of results often holds those of many checkpoints. A card states its own model's and no other's: what another
+model scored, or what nothing tells the model of, is left out and named.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.architecture import read_json
+from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 _NOT_METRICS = ("alias", "name", "sample_len")
+_OWN_SECTION = "zagreus"
+"""Where `zagreus evaluate` says what lm-eval does not record."""
+_MAX_NAMED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedModel:
+    """Which model's scores are wanted."""
+
+    names: tuple[str, ...]
+    """Paths of its folder and of the checkpoint it was made from, and its hub id."""
+    step: int | None
+    """Optimizer steps it was trained for, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +41,28 @@ class Score:
     error: str
     """Standard error as text; a dash when lm-eval gives none."""
     num_shots: str
+    limit: float | None = None
+    """The first so many documents were evaluated, below one their share; None: all of them."""
+
+    @property
+    def label(self) -> str:
+        """The task's name, and in parentheses which documents were evaluated when it was not all of them."""
+        if self.limit is None:
+            return self.task
+        which = f"{self.limit:.3g} of the" if self.limit < 1 else f"{self.limit:g}"
+        return f"{self.task} (first {which} documents)"
 
 
-def read_scores(path: Path) -> list[Score]:
-    """Return the scores of an lm-eval result file, or of all result files under a folder, the newest per task.
+def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[str]]:
+    """Return the model's scores, the newest per task, and what was left out.
+
+    Args:
+        path: an lm-eval result file, or a folder with result files of any models under it.
+        model: whose scores to take.
 
     Raises:
         MissingInputError: nothing there.
-        InputError: a file that lm-eval did not write.
+        InputError: a file that lm-eval did not write, or none of this model's.
     """
     if not path.exists():
         raise MissingInputError(f"{path}: no such file or folder of lm-eval results")
@@ -38,21 +70,58 @@ def read_scores(path: Path) -> list[Score]:
     if not files:
         raise MissingInputError(f"{path}: no results*.json under it; give the folder that lm-eval wrote to")
     scores: dict[tuple[str, str], Score] = {}
+    foreign: dict[str, None] = {}
     for file in files:
         data = read_json(file)
         results = data.get("results")
         if not isinstance(results, dict):
             raise InputError(f"{file}: no `results` in it; expected a result file of lm-eval")
+        name, step = _model_of(data)
+        if not _is_same(model, name, step):
+            foreign[name or f"a model that {file.name} does not name"] = None
+            continue
         for task, metrics in results.items():
             if isinstance(metrics, dict):
-                for score in _task_scores(task, metrics, data):
-                    scores[task, score.metric] = score
-    return sorted(scores.values(), key=lambda score: (score.task, score.metric))
+                scores |= {(task, score.metric): score for score in _task_scores(task, metrics, data)}
+    if not scores and foreign:
+        raise InputError(f"{path}: no results of {model.names[0]}, only of {_some(foreign)}; give its own results")
+    notices = [f"{path}: results of {_some(foreign)} left out: another model's"] if foreign else []
+    return sorted(scores.values(), key=lambda score: (score.task, score.metric)), notices
+
+
+def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
+    """Return the path or hub id of the model in a result file, and its step where the file says it."""
+    own = data.get(_OWN_SECTION)
+    own = own if isinstance(own, dict) else {}
+    config = data.get("config")
+    arguments = config.get("model_args") if isinstance(config, dict) else None
+    if isinstance(arguments, str):
+        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
+    pretrained = arguments.get("pretrained") if isinstance(arguments, dict) else None
+    name = own.get("source") or pretrained or data.get("model_name")
+    step = own.get("step")
+    return (name if isinstance(name, str) else None), (step if isinstance(step, int) else None)
+
+
+def _is_same(model: EvaluatedModel, name: str | None, step: int | None) -> bool:
+    """Tell whether a result file's model is ``model``.
+
+    Steps decide first. A path that exists here must be one of the model's; results made elsewhere name a path that
+    does not exist, of which the last part must be the model's.
+    """
+    if name is None or (step is not None and model.step is not None and step != model.step):
+        return False
+    if name in model.names:
+        return True
+    if Path(name).exists():
+        return Path(name).resolve() in {Path(own).resolve() for own in model.names}
+    return Path(name).name in {Path(own).name for own in model.names}
 
 
 def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> list[Score]:
-    shots = data.get("n-shot")
+    shots, config = data.get("n-shot"), data.get("config")
     num_shots = shots.get(task) if isinstance(shots, dict) else None
+    limit = config.get("limit") if isinstance(config, dict) else None
     found = []
     for key, value in metrics.items():
         name, _, filter_name = key.partition(",")
@@ -68,6 +137,13 @@ def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> li
                 value=float(value),
                 error=f"{error:.4f}" if isinstance(error, float) else "-",
                 num_shots="-" if num_shots is None else str(num_shots),
+                limit=float(limit) if isinstance(limit, int | float) else None,
             )
         )
     return found
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.manifest import hash_file
-from nanotron_zagreus.conversion.architecture import Architecture
 from nanotron_zagreus.conversion.gguf_tokenizer import add_tokenizer, name_word_split
+from nanotron_zagreus.conversion.progress import Progress, silent
 from nanotron_zagreus.conversion.record import GGUFRecord, WrittenFile
 from nanotron_zagreus.conversion.tensor_reading import HFTensors
 from nanotron_zagreus.conversion.tokenizer_files import TokenizerFiles, find_tokenizer
 from nanotron_zagreus.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 GGUFType = Literal["F32", "BF16", "Q8_0"]
 
@@ -66,7 +64,7 @@ def write_gguf(
     gguf_type: GGUFType,
     *,
     verify: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> GGUFRecord:
     """Write `model-<type>.gguf` into a converted folder, one tensor in memory at a time; return its record.
 
@@ -78,7 +76,7 @@ def write_gguf(
 
     path = folder / gguf_file_name(gguf_type)
     tensors = HFTensors.open(folder)
-    report = progress or (lambda *_: None)
+    report = progress or silent
     writer = gguf.GGUFWriter(path, "llama")
     _add_metadata(writer, folder, arch, gguf_type)
     kinds = {name: _stored_type(tensors.shapes[name], gguf_type) for name in tensors.names}

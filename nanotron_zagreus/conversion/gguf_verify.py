@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.logit_gate import NUM_RANDOM_TOKENS
 from nanotron_zagreus.conversion.verify import load_model, verify_config
 from nanotron_zagreus.errors import VerificationError

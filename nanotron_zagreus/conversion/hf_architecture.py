@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.architecture import Architecture, check_plain_llama, read_json
+from nanotron_zagreus.checkpoints.architecture import Architecture, check_plain_llama, read_json
 from nanotron_zagreus.errors import InputError
 
 _DEFAULTS: dict[str, Any] = {

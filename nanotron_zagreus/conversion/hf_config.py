@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
 
 
@@ -63,7 +63,12 @@ def generation_config(arch: Architecture) -> dict[str, Any]:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write ``data`` as indented JSON, keys in their given order."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(data), encoding="utf-8")
+
+
+def json_text(data: dict[str, Any]) -> str:
+    """Return ``data`` as indented JSON, keys in their given order."""
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def _plain_ids(ids: int | tuple[int, ...] | None) -> int | list[int] | None:

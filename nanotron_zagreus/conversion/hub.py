@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.checkpoints.manifest import hash_file
-from nanotron_zagreus.conversion.architecture import read_json
-from nanotron_zagreus.conversion.record import RECORD_FILE
+from nanotron_zagreus.conversion.hub_errors import first_line, hub_errors
+from nanotron_zagreus.conversion.model_card import CARD_FILE, name_repository
+from nanotron_zagreus.conversion.record import RECORD_FILE, read_conversion_record
 from nanotron_zagreus.errors import InputError, VerificationError, WorkError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MAIN_BRANCH = "main"
-_WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json", "model-*.gguf")
-"""Every name the converter gives to weights."""
+_OWN_WEIGHTS = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|model-(F32|BF16|Q8_0)\.gguf"
+)
+"""Every name the converter gives to weights, and no other: files that people made from them are theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,23 @@ class PushPlan:
     files: dict[str, int]
     """File name -> size in bytes."""
 
+    @property
+    def revision(self) -> str | None:
+        """What a user must name to load the model; None for the default branch."""
+        return None if self.branch == MAIN_BRANCH else self.branch
+
+    @property
+    def removable(self) -> tuple[str, ...]:
+        """Names that the converter gives to weights and this folder has not: a push removes them from the branch."""
+        single, index = "model.safetensors", "model.safetensors.index.json"
+        ggufs = [f"model-{kind}.gguf" for kind in ("F32", "BF16", "Q8_0")]
+        names = [name for name in (single, index, *ggufs) if name not in self.files]
+        return (*names, "model-NNNNN-of-NNNNN.safetensors of another division")
+
+    def stale(self, remote: Iterable[str]) -> list[str]:
+        """Return which of a branch's files are weights that a conversion made and this folder does not have."""
+        return sorted(name for name in remote if _OWN_WEIGHTS.fullmatch(name) and name not in self.files)
+
 
 def check_repository(repository: str) -> None:
     """Refuse a name that no hub repository has."""
@@ -36,7 +57,7 @@ def check_repository(repository: str) -> None:
         raise InputError(f"repository: got {repository!r}, expected a hub id such as mii-llm/zagreus-0.4B-por")
 
 
-def plan_push(folder: Path, repository: str, *, branch: str | None = None, private: bool = False) -> PushPlan:
+def plan_push(folder: Path, repository: str, *, branch: str | None = None, private: bool = True) -> PushPlan:
     """Return what pushing ``folder`` means, without touching the network.
 
     Args:
@@ -50,7 +71,7 @@ def plan_push(folder: Path, repository: str, *, branch: str | None = None, priva
         VerificationError: the weights are not the ones that were verified.
     """
     check_repository(repository)
-    record = read_json(folder / RECORD_FILE)
+    record = read_conversion_record(folder)
     if record.get("verification") is None:
         raise InputError(f"{folder}: was converted without verification; convert it again before publishing it")
     _check_weights(folder, record)
@@ -80,38 +101,46 @@ def step_branch(record: dict[str, Any]) -> str:
     return f"step{step}-tokens{_short(tokens)}"
 
 
-def push(folder: Path, plan: PushPlan, api: Any = None) -> str:
+def push(folder: Path, plan: PushPlan, api: Any = None, say: Callable[[str], None] = lambda _: None) -> str:
     """Upload ``folder`` as ``plan`` says, in one commit; return its address.
+
+    The card's usage example is made to load the model from where it is going. A branch starts as a copy of main, and
+    another checkpoint's weights must not stay beside these: the same commit removes them.
 
     Args:
         folder: the folder that was planned.
         plan: from :func:`plan_push`.
         api: a huggingface_hub.HfApi; None makes one with the user's stored token.
+        say: told what will be removed.
 
     Raises:
         WorkError: the hub refused or was not reached; pushing again goes on where it stopped.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = api or HfApi()
+    card = folder / CARD_FILE
+    if card.is_file():
+        card.write_text(name_repository(card.read_text(encoding="utf-8"), plan.repository, plan.revision), "utf-8")
     try:
         api.create_repo(plan.repository, private=plan.private, exist_ok=True)
         if plan.branch != MAIN_BRANCH:
             api.create_branch(plan.repository, branch=plan.branch, exist_ok=True)
+        stale = plan.stale(api.list_repo_files(plan.repository, revision=plan.branch))
+        for name in stale:
+            say(f"removing {name} there: weights of another conversion")
         info = api.upload_folder(
             repo_id=plan.repository,
             folder_path=folder,
             revision=plan.branch,
             commit_message=plan.message,
             allow_patterns=list(plan.files),
-            # A branch starts as a copy of main; another checkpoint's weights must not stay beside these.
-            delete_patterns=list(_WEIGHT_FILES),
+            delete_patterns=stale or None,
         )
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except hub_errors() as error:
         raise WorkError(
-            f"{plan.repository}: the hub refused or was not reached: {reason}; log in with `hf auth login`, push again"
+            f"{plan.repository}: the hub refused or was not reached: {first_line(error)}; log in with "
+            "`hf auth login`, push again"
         ) from error
     return str(info.commit_url)
 
@@ -128,8 +157,9 @@ def _check_weights(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _short(tokens: int) -> str:
-    """Return a token count as people write it: 610B, 1.5T, 640M; three digits at most."""
+    """Return a token count as people write it: 610B, 1.5T, 640M; three digits at most below a thousand T."""
     for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if tokens >= size:
-            return f"{tokens / size:.3g}{unit}" if tokens < 1000 * size else f"{tokens // size}{unit}"
+        # What three digits round up to one of the next unit is written in that unit.
+        if tokens >= 0.9995 * size:
+            return f"{tokens / size:.3g}{unit}" if tokens < 999.5 * size else f"{tokens / size:.0f}{unit}"
     return str(tokens)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.reference_forward import reference_logits
 from nanotron_zagreus.errors import VerificationError
 

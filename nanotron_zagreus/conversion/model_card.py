@@ -6,21 +6,27 @@ a short YAML file of the user's; scores come from lm-eval's files.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.checkpoints.architecture import Architecture
+from nanotron_zagreus.checkpoints.layout import replace_durably
 from nanotron_zagreus.config.parsing import build
 from nanotron_zagreus.config.yaml_text import parse_yaml
-from nanotron_zagreus.conversion.architecture import Architecture, read_json
 from nanotron_zagreus.conversion.card_template import CARD_TEMPLATE
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
 from nanotron_zagreus.conversion.eval_scores import Score
-from nanotron_zagreus.conversion.record import RECORD_FILE
+from nanotron_zagreus.conversion.hf_config import json_text
+from nanotron_zagreus.conversion.record import RECORD_FILE, read_conversion_record
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 CARD_FILE = "README.md"
+_LOADED = re.compile(r'(from_pretrained\()"[^"]*"(?:, revision="[^"]*")?')
+"""What the usage example loads."""
 
 _PROMPTS = {
     "pt": "A inteligência artificial é uma disciplina que",
@@ -64,6 +70,8 @@ class CardDetails:
     datasets: tuple[str, ...] = ()
     """Hub ids of the training data."""
     tags: tuple[str, ...] = ()
+    base_model: str | None = None
+    """Hub id of the model whose weights training started from, if it was not random ones."""
     description: str | None = None
     citation: str | None = None
 
@@ -83,25 +91,51 @@ def read_card_details(path: Path) -> CardDetails:
         raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from error
 
 
-def write_model_card(folder: Path, details: CardDetails | None = None, scores: Sequence[Score] = ()) -> None:
-    """Write ``folder``'s README.md from its conversion record.
+def write_model_card(folder: Path, details: CardDetails | None = None, scores: Sequence[Score] | None = None) -> None:
+    """Write ``folder``'s README.md from its conversion record, and keep in the record what was said beyond it.
 
     Args:
         folder: a Hugging Face folder made by this project's converter.
-        details: what only its makers know.
-        scores: lm-eval's, for the table and the hub's model index.
+        details: what only its makers know; None: what the card said before.
+        scores: lm-eval's, for the table and the hub's model index; None: those of the card before.
 
     Raises:
         MissingInputError: the folder has no conversion.json.
+        InputError: its conversion.json is no conversion's.
     """
+    record = read_conversion_record(folder)
+    changes: dict[str, Any] = {}
+    if details is not None:
+        changes["card"] = asdict(details)
+    if scores is not None:
+        changes["scores"] = [asdict(score) for score in scores]
+    if changes:
+        record |= changes
+        replace_durably(folder / RECORD_FILE, json_text(record).encode())
+    kept = build(CardDetails, json.loads(json.dumps(record.get("card") or {})))
+    _fill_template(record, kept, [Score(**score) for score in record.get("scores") or ()]).save(folder / CARD_FILE)
+
+
+def name_repository(card: str, repository: str, revision: str | None) -> str:
+    """Return the card's text, its usage example loading the model from a hub repository.
+
+    Args:
+        card: the text.
+        repository: hub id.
+        revision: branch that holds the model; None: the default one.
+    """
+    where = f'"{repository}"' + (f', revision="{revision}"' if revision else "")
+    return _LOADED.sub(lambda match: match[1] + where, card)
+
+
+def _fill_template(record: dict[str, Any], details: CardDetails, scores: Sequence[Score]) -> Any:
     from huggingface_hub import ModelCard
 
-    record = read_json(folder / RECORD_FILE)
-    details = details or CardDetails()
     training = record.get("training") or {}
     arch = Architecture(**record["architecture"])
+    started_from = record.get("started_from")
     name = details.model_name or training.get("run") or Path(record["checkpoint"]).name
-    card = ModelCard.from_template(
+    return ModelCard.from_template(
         _card_data(name, details, scores),
         template_str=CARD_TEMPLATE,
         model_name=name,
@@ -110,6 +144,8 @@ def write_model_card(folder: Path, details: CardDetails | None = None, scores: S
         arch=arch,
         num_parameters=arch.num_parameters,
         dtype=TORCH_NAMES[record["dtype"]],
+        base_model=details.base_model,
+        started_from=Path(started_from).name if started_from else None,
         prompt=next((_PROMPTS[code] for code in details.language if code in _PROMPTS), "Once upon a time"),
         rows=[(label, _show(training[key])) for key, label in _ROW_NAMES.items() if key in training],
         stages=training.get("stages", []),
@@ -119,11 +155,10 @@ def write_model_card(folder: Path, details: CardDetails | None = None, scores: S
         verification=record["verification"],
         tokenizer_note=_tokenizer_note(record["tokenizer"], training.get("tokenizer"), details.license),
     )
-    card.save(folder / CARD_FILE)
 
 
 def _card_data(name: str, details: CardDetails, scores: Sequence[Score]) -> Any:
-    """Return the metadata block; a model trained from scratch has no base_model."""
+    """Return the metadata block; scores on some of the documents are none to compare, and stay out of it."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -135,10 +170,12 @@ def _card_data(name: str, details: CardDetails, scores: Sequence[Score]) -> Any:
             metric_value=score.value,
         )
         for score in scores
+        if score.limit is None
     ]
     return ModelCardData(
         language=list(details.language) or None,
         license=details.license,
+        base_model=details.base_model,
         datasets=list(details.datasets) or None,
         library_name="transformers",
         pipeline_tag="text-generation",

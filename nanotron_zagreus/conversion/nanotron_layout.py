@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.model_shards_writing import Split
-from nanotron_zagreus.conversion.architecture import Architecture
 from nanotron_zagreus.conversion.weight_map import EMBEDDING, FINAL_NORM, LM_HEAD
 
 CheckpointFormat = Literal["0.4", "main"]

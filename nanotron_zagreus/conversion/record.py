@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nanotron_zagreus.checkpoints.architecture import read_json
+from nanotron_zagreus.checkpoints.layout import CONVERSION_FILE
+from nanotron_zagreus.errors import InputError
 
 if TYPE_CHECKING:
     from nanotron_zagreus.conversion.verify import Verification
 
-RECORD_FILE = "conversion.json"
+RECORD_FILE = CONVERSION_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,8 @@ class ImportRecord:
     """The model as written, vocabulary padded."""
     source_vocab_size: int
     dtype: str
+    model_section: dict[str, Any]
+    """The `model` section of a training configuration that starts from this checkpoint."""
     verification: Verification | None
     """None: verification was switched off."""
     notices: tuple[str, ...]
@@ -81,6 +88,12 @@ class ConversionRecord:
     weights: tuple[WrittenFile, ...]
     training: dict[str, Any]
     """Figures of the run from the checkpoint's config.yaml; empty without one."""
+    started_from: str | None = None
+    """Path of the checkpoint whose weights the run started from; None: from random ones, or not known."""
+    card: dict[str, Any] | None = None
+    """What the model card says beyond the checkpoint; kept for when it is written again."""
+    scores: tuple[dict[str, Any], ...] = ()
+    """Evaluation results on the model card."""
     verification: Verification | None = None
     """None: verification was switched off."""
     gguf: GGUFRecord | None = None
@@ -89,3 +102,20 @@ class ConversionRecord:
     converter_version: str
     created: str
     """UTC time in ISO 8601."""
+
+
+def read_conversion_record(folder: Path) -> dict[str, Any]:
+    """Return the record of a Hugging Face folder that this project's converter made.
+
+    Raises:
+        MissingInputError: the folder has none.
+        InputError: it is the record of something else.
+    """
+    record = read_json(folder / RECORD_FILE)
+    missing = [name for name in ("checkpoint", "weights", "architecture", "dtype", "tokenizer") if name not in record]
+    if missing:
+        kind = "of an imported checkpoint" if "source" in record else f"without {missing[0]!r}"
+        raise InputError(
+            f"{folder / RECORD_FILE}: a record {kind}; give the Hugging Face folder that `zagreus convert` made"
+        )
+    return record

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanotron_zagreus.checkpoints.architecture import Architecture, read_json, read_nanotron_architecture
 from nanotron_zagreus.checkpoints.layout import (
     CONFIG_FILE,
     LATEST_FILE,
@@ -14,13 +15,14 @@ from nanotron_zagreus.checkpoints.layout import (
     MODEL_CONFIG_FILE,
     resolve_checkpoint,
 )
+from nanotron_zagreus.checkpoints.manifest import WEIGHT_FILES, read_manifest
 from nanotron_zagreus.checkpoints.manifest import verify as verify_manifest
 from nanotron_zagreus.checkpoints.model_shards import ModelShards, open_model_shards
 from nanotron_zagreus.checkpoints.optimizer_shards import FOLDER as OPTIMIZER_FOLDER
 from nanotron_zagreus.checkpoints.optimizer_shards import OptimizerShards
+from nanotron_zagreus.checkpoints.starting_weights import declared_vocab_size
 from nanotron_zagreus.config.yaml_text import parse_yaml
-from nanotron_zagreus.conversion.architecture import Architecture, read_json, read_nanotron_architecture
-from nanotron_zagreus.conversion.dtypes import BYTES_PER_ELEMENT, cast
+from nanotron_zagreus.conversion.dtypes import TORCH_NAMES, cast
 from nanotron_zagreus.conversion.weight_map import nanotron_shapes
 from nanotron_zagreus.errors import InputError, VerificationError
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_YAML_BYTES = 4 * 1024 * 1024
+_COMPARED_ROWS = 4096
+"""Rows of a master weight held once more while they are compared; memory is meant to stay that of one tensor."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class SourceCheckpoint:
     training_config: dict[str, Any]
     """The run's config.yaml as plain data; empty when absent or unreadable."""
     notices: tuple[str, ...]
+    declared_vocab_size: int | None = None
+    """Rows the run was configured with, before padding, when that is known."""
+    tokenizer_hashes: frozenset[str] = frozenset()
+    """SHA-256 of the tokenizer files that the training data was made with, as far as they were recorded."""
     masters: OptimizerShards | None = None
     """Where the fp32 master weights are, when they are read in place of the weights."""
 
@@ -59,11 +67,13 @@ class SourceCheckpoint:
         if self.masters is None:
             return stored.read(start, stop)
         master = self.masters.read_whole("master", name)
-        if not bool((cast(master, self.weight_dtype) == stored.read()).all()):
-            raise VerificationError(
-                f"{name}: the optimizer's master weights do not round to the weights beside them; they are of "
-                "different steps, convert without masters"
-            )
+        for first in range(0, stored.shape[0], _COMPARED_ROWS):
+            rows = slice(first, min(first + _COMPARED_ROWS, stored.shape[0]))
+            if not bool((cast(master[rows], self.weight_dtype) == stored.read(rows.start, rows.stop)).all()):
+                raise VerificationError(
+                    f"{name}: the optimizer's master weights do not round to the weights beside them; they are of "
+                    "different steps, convert without masters"
+                )
         return master[start:stop]
 
     @property
@@ -76,6 +86,13 @@ class SourceCheckpoint:
         """The vocabulary is padded to a multiple of this: tp x make_vocab_size_divisible_by."""
         divisible_by = self.training_section("model").get("make_vocab_size_divisible_by", 1)
         return self.shards.tp * (divisible_by if isinstance(divisible_by, int) and divisible_by > 0 else 1)
+
+    @property
+    def started_from(self) -> str | None:
+        """Path of the checkpoint whose weights the run started from; None: from random ones, or not known."""
+        init = self.training_section("model").get("init_method")
+        path = init.get("path") if isinstance(init, dict) else None
+        return path if isinstance(path, str) else None
 
     def training_section(self, name: str) -> dict[str, Any]:
         """Return a section of the run's config.yaml, empty when it has none."""
@@ -98,13 +115,12 @@ def open_checkpoint(path: Path, *, masters: bool = False) -> SourceCheckpoint:
     if (path / MANIFEST_FILE).exists():
         # Only what is read: the optimizer is six times the weights and need not be there at all, and files
         # copied together from several nodes are more than one node's manifest names.
-        needed = ("model/", CONFIG_FILE, MODEL_CONFIG_FILE, METADATA_FILE)
-        verify_manifest(path, only=(*needed, f"{OPTIMIZER_FOLDER}/") if masters else needed)
+        verify_manifest(path, only=(*WEIGHT_FILES, f"{OPTIMIZER_FOLDER}/") if masters else WEIGHT_FILES)
     arch, remarks = read_nanotron_architecture(path / MODEL_CONFIG_FILE)
     shards = open_model_shards(path)
     shards.expect(nanotron_shapes(arch))
     dtypes = sorted({tensor.dtype for tensor in shards.tensors.values()})
-    if len(dtypes) != 1 or dtypes[0] not in BYTES_PER_ELEMENT:
+    if len(dtypes) != 1 or dtypes[0] not in TORCH_NAMES:
         raise InputError(f"{path}: weights of dtype {', '.join(dtypes)}; expected all of one of BF16, F16, F32")
     metadata = read_json(path / METADATA_FILE) if (path / METADATA_FILE).exists() else {}
     if "tp" in metadata and metadata["tp"] != shards.tp:
@@ -124,6 +140,8 @@ def open_checkpoint(path: Path, *, masters: bool = False) -> SourceCheckpoint:
         consumed_samples=_count(metas.get("consumed_train_samples")),
         training_config=training_config,
         notices=(*notices, *remarks, *more),
+        declared_vocab_size=declared_vocab_size(path, arch, training_config),
+        tokenizer_hashes=_tokenizer_hashes(path),
         masters=_open_masters(path, dtypes[0], set(shards.tensors)) if masters else None,
     )
 
@@ -156,6 +174,15 @@ def _training_config(path: Path) -> tuple[dict[str, Any], list[str]]:
         return parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)), []
     except InputError as error:
         return {}, [f"config.yaml was not used: {error}"]
+
+
+def _tokenizer_hashes(path: Path) -> frozenset[str]:
+    """Return what the manifest's data record says of tokenizers; older ones and other engines' say nothing."""
+    if not (path / MANIFEST_FILE).is_file():
+        return frozenset()
+    sources = (read_manifest(path).get("data") or {}).get("sources") or {}
+    hashes = (source.get("tokenizer_sha256") for source in sources.values() if isinstance(source, dict))
+    return frozenset(digest for digest in hashes if isinstance(digest, str))
 
 
 def _count(value: Any) -> int | None:

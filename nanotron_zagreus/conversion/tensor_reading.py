@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanotron_zagreus.conversion.architecture import read_json
+from nanotron_zagreus.checkpoints.architecture import read_json
+from nanotron_zagreus.checkpoints.stored_tensor import open_tensor_file
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class HFTensors:
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, str] = {}
         for path in paths:
-            with _open(path) as file:
+            with open_tensor_file(path) as file:
                 for name in file.keys():  # noqa: SIM118 - the library's handle is no mapping
                     if name in files:
                         raise InputError(f"{folder}: tensor {name} is in both {files[name].name} and {path.name}")
@@ -55,7 +56,7 @@ class HFTensors:
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor, memory-mapped."""
-        with _open(self.files[name]) as file:
+        with open_tensor_file(self.files[name]) as file:
             return file.get_tensor(name)
 
 
@@ -74,12 +75,3 @@ def _weight_files(folder: Path) -> list[Path]:
     pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     advice = f"; {pickles[0]} is a pickle, which is never loaded: save it as safetensors first" if pickles else ""
     raise MissingInputError(f"{folder}: holds neither {SINGLE_FILE} nor {INDEX_FILE}{advice}")
-
-
-def _open(path: Path):  # type: ignore[no-untyped-def]
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise InputError(f"{path}: damaged or cut off ({error}); copy the file again") from error

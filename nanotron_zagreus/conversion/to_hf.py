@@ -7,59 +7,27 @@ Neither a GPU nor the training engine is involved.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from nanotron_zagreus import __version__
-from nanotron_zagreus.checkpoints.tensor_file import TensorSpec
-from nanotron_zagreus.conversion.architecture import Architecture
-from nanotron_zagreus.conversion.dtypes import Dtype, cast, chosen_dtype
+from nanotron_zagreus.conversion.dtypes import Dtype, cast
+from nanotron_zagreus.conversion.gguf_export import GGUFType, write_gguf
 from nanotron_zagreus.conversion.hf_config import generation_config, hf_config, write_json
 from nanotron_zagreus.conversion.hf_weights import write_weights
+from nanotron_zagreus.conversion.model_card import CardDetails, write_model_card
+from nanotron_zagreus.conversion.plan import Plan, SpecialTokens, plan_conversion
+from nanotron_zagreus.conversion.progress import Progress, silent
 from nanotron_zagreus.conversion.record import RECORD_FILE, ConversionRecord
-from nanotron_zagreus.conversion.source import SourceCheckpoint, open_checkpoint
 from nanotron_zagreus.conversion.staging import check_destination, check_space, staged_folder
-from nanotron_zagreus.conversion.tokenizer_files import TokenizerFiles, find_tokenizer, write_tokenizer
+from nanotron_zagreus.conversion.tokenizer_files import write_tokenizer
 from nanotron_zagreus.conversion.training_figures import training_figures
-from nanotron_zagreus.conversion.vocabulary import check_special_tokens, fit_vocabulary, take_special_tokens
-from nanotron_zagreus.conversion.weight_map import EMBEDDING, LM_HEAD, hf_rows, read_hf_tensor
+from nanotron_zagreus.conversion.weight_map import hf_rows, read_hf_tensor
 
 if TYPE_CHECKING:
     import torch
-
-    from nanotron_zagreus.conversion.eval_scores import Score
-    from nanotron_zagreus.conversion.gguf_export import GGUFType
-    from nanotron_zagreus.conversion.model_card import CardDetails
-
-SpecialTokens = Literal["agree", "tokenizer", "config"]
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A conversion whose every input has been checked."""
-
-    source: SourceCheckpoint
-    tokenizer: TokenizerFiles
-    arch: Architecture
-    """The model as written."""
-    dtype: str
-    """As safetensors names it."""
-    notices: list[str]
-
-    def source_tensor(self, name: str) -> torch.Tensor:
-        """Return a whole source tensor, padded vocabulary rows cut, in the dtype that is written."""
-        rows = self.arch.vocab_size if name in (EMBEDDING, LM_HEAD) else None
-        return cast(self.source.read(name, 0, rows), self.dtype)
-
-    @property
-    def specs(self) -> dict[str, TensorSpec]:
-        """What the weight files will hold."""
-        return {name: TensorSpec(self.dtype, rows.shape) for name, rows in hf_rows(self.arch).items()}
 
 
 def convert_checkpoint(
@@ -71,11 +39,12 @@ def convert_checkpoint(
     verify: bool = True,
     vocab_size: int | None = None,
     special_tokens: SpecialTokens = "agree",
+    accept_tokenizer: bool = False,
     masters: bool = False,
     max_file_bytes: int | None = None,
     gguf: GGUFType | None = None,
     card: CardDetails | None = None,
-    scores: Sequence[Score] = (),
+    results: Path | None = None,
     progress: Progress | None = None,
 ) -> ConversionRecord:
     """Write ``checkpoint`` as a Hugging Face folder ``out``; the folder appears whole and verified or not at all.
@@ -89,70 +58,49 @@ def convert_checkpoint(
         vocab_size: vocabulary rows to keep, for a model with more rows than padding explains.
         special_tokens: `agree` refuses a tokenizer whose bos or eos differs from the model's configuration;
             `tokenizer` and `config` say which of the two is right.
+        accept_tokenizer: take a tokenizer whose file is not the one that the checkpoint's data was made with.
         masters: export the optimizer's fp32 master weights in place of the weights rounded from them.
         max_file_bytes: divide the weights into files of at most this size; None: one file.
         gguf: write a GGUF file of this type, too.
         card: what the model card says beyond the checkpoint.
-        scores: evaluation results for the model card.
+        results: lm-eval's results for the model card: a file, or a folder of them.
         progress: told about the work as it goes.
 
     Raises:
         InputError: the checkpoint, tokenizer or destination cannot be used; nothing was written.
         VerificationError: the written folder does not compute what the checkpoint computes; it was removed.
     """
-    from nanotron_zagreus.conversion.model_card import write_model_card
-
     check_destination(out)
-    report = progress or (lambda *_: None)
-    plan = _plan(checkpoint, tokenizer, dtype, vocab_size, special_tokens, masters)
-    if gguf is not None:
-        from nanotron_zagreus.conversion.gguf_export import check_gguf, write_gguf
-
-        check_gguf(plan.arch, plan.tokenizer, gguf)
-    # A GGUF file is never larger than the same weights in float32.
-    num_bytes = sum(spec.num_bytes for spec in plan.specs.values()) + (4 * plan.arch.num_parameters if gguf else 0)
-    check_space(out, num_bytes + (64 << 20))
+    plan = plan_conversion(
+        checkpoint, out, tokenizer, dtype, vocab_size, special_tokens, accept_tokenizer, masters, gguf, card, results
+    )
+    check_space(out, plan.num_bytes)
     with staged_folder(out) as folder:
-        weights = write_weights(folder, plan.specs, _producer(plan, report), max_file_bytes)
-        write_json(folder / "config.json", hf_config(plan.arch, plan.dtype))
-        write_json(folder / "generation_config.json", generation_config(plan.arch))
-        notices = [*plan.notices, *write_tokenizer(plan.tokenizer, folder, plan.arch)]
-        record = _record(plan, weights=weights, notices=tuple(notices))
-        if verify:
-            from nanotron_zagreus.conversion.verify import verify_folder
+        return _fill(folder, plan, max_file_bytes, verify, progress or silent)
 
-            report("verify", 0, 1)
-            record = dataclasses.replace(record, verification=verify_folder(folder, plan.arch, plan.source_tensor))
-            report("verify", 1, 1)
-        if gguf is not None:
-            record = dataclasses.replace(
-                record, gguf=write_gguf(folder, plan.arch, gguf, verify=verify, progress=report)
-            )
-        write_json(folder / RECORD_FILE, dataclasses.asdict(record))
-        write_model_card(folder, card, scores)
+
+def _fill(folder: Path, plan: Plan, max_file_bytes: int | None, verify: bool, report: Progress) -> ConversionRecord:
+    """Write everything into ``folder``, prove it, and return the record."""
+    weights = write_weights(folder, plan.specs, _producer(plan, report), max_file_bytes)
+    write_json(folder / "config.json", hf_config(plan.arch, plan.dtype))
+    write_json(folder / "generation_config.json", generation_config(plan.arch))
+    notices = [*plan.notices, *write_tokenizer(plan.tokenizer, folder, plan.arch)]
+    record = _record(plan, weights=weights, notices=tuple(notices))
+    if verify:
+        from nanotron_zagreus.conversion.verify import verify_folder
+
+        report("verify", 0, 1)
+        record = dataclasses.replace(record, verification=verify_folder(folder, plan.arch, plan.source_tensor))
+        report("verify", 1, 1)
+    if plan.gguf is not None:
+        written = write_gguf(folder, plan.arch, plan.gguf, verify=verify, progress=report)
+        record = dataclasses.replace(record, gguf=written)
+    write_json(folder / RECORD_FILE, dataclasses.asdict(record))
+    write_model_card(folder)
     return record
 
 
-def _plan(
-    checkpoint: Path,
-    tokenizer: str | Path,
-    dtype: Dtype | None,
-    vocab_size: int | None,
-    special_tokens: SpecialTokens,
-    masters: bool,
-) -> _Plan:
-    """Check every input, or refuse."""
-    source = open_checkpoint(checkpoint, masters=masters)
-    files = find_tokenizer(tokenizer)
-    arch, notices = fit_vocabulary(source.arch, files, source.padding_multiple, vocab_size)
-    if special_tokens == "agree":
-        check_special_tokens(arch, files)
-    elif special_tokens == "tokenizer":
-        arch = take_special_tokens(arch, files)
-    return _Plan(source, files, arch, chosen_dtype(dtype, source.dtype), [*source.notices, *notices])
-
-
-def _producer(plan: _Plan, report: Progress) -> Callable[[str], torch.Tensor]:
+def _producer(plan: Plan, report: Progress) -> Callable[[str], torch.Tensor]:
     """Return what gives each Hugging Face tensor when its turn comes to be written."""
     rows = hf_rows(plan.arch)
     done = 0
@@ -166,7 +114,7 @@ def _producer(plan: _Plan, report: Progress) -> Callable[[str], torch.Tensor]:
     return produce
 
 
-def _record(plan: _Plan, **values: object) -> ConversionRecord:
+def _record(plan: Plan, **values: object) -> ConversionRecord:
     source = plan.source
     return ConversionRecord(
         checkpoint=str(source.path),
@@ -182,6 +130,9 @@ def _record(plan: _Plan, **values: object) -> ConversionRecord:
         dtype=plan.dtype,
         tokenizer=plan.tokenizer.name,
         training=training_figures(source.training_config, source.consumed_samples),
+        started_from=source.started_from,
+        card=None if plan.card is None else dataclasses.asdict(plan.card),
+        scores=tuple(dataclasses.asdict(score) for score in plan.scores),
         converter_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         **values,  # type: ignore[arg-type]

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.architecture import Architecture, read_json
+from nanotron_zagreus.checkpoints.architecture import Architecture, read_json
+from nanotron_zagreus.checkpoints.manifest import hash_file
 from nanotron_zagreus.conversion.hf_config import write_json
+from nanotron_zagreus.conversion.hub_errors import first_line, hub_errors
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 _MAIN = "tokenizer.json"
@@ -40,6 +42,11 @@ class TokenizerFiles:
     config: dict[str, Any]
     vocabulary: dict[str, int]
     """Token -> id, added tokens included."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of `tokenizer.json`, as `zagreus tokenize` records it beside the shards."""
+        return hash_file(self.main)
 
     @property
     def num_tokens(self) -> int:
@@ -107,16 +114,15 @@ def _locate(name: str) -> Path:
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".json"):
         raise MissingInputError(f"tokenizer {name!r}: no such file or folder; give a path that exists or a hub id")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         # The original files are wanted, not what the installed transformers would save.
         return Path(snapshot_download(name, allow_patterns=[_MAIN, _CONFIG, *_OTHERS]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except hub_errors() as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        reason = str(error).strip().splitlines()[0]
         raise MissingInputError(
-            f"tokenizer {name!r}: no such path, not in the cache and not to be had from the hub{offline}: {reason}; "
+            f"tokenizer {name!r}: no such path, not in the cache and not to be had from the hub{offline}: "
+            f"{first_line(error)}; "
             "download it once with `hf download` (gated repositories need `hf auth login`), or give a folder"
         ) from error
 

@@ -6,6 +6,7 @@ unexpected kind is left out.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 _SCHEDULE = (
@@ -44,16 +45,16 @@ def training_figures(config: dict[str, Any], consumed_samples: int | None) -> di
         "adam_betas": [factory["adam_beta1"], factory["adam_beta2"]] if "adam_beta2" in factory else None,
         **{name: schedule.get(name) for name in _SCHEDULE},
         **{name: optimizer.get(name) for name in _OPTIMIZER},
-        "tokenizer": _section(config, "tokenizer").get("tokenizer_name_or_path"),
+        "tokenizer": _name(_section(config, "tokenizer").get("tokenizer_name_or_path")),
         "stages": _stages(config) or None,
     }
     return {name: value for name, value in figures.items() if value is not None}
 
 
 def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return each data stage with its folders and their weights."""
+    """Return each data stage with the names of its folders, and their weights."""
     stages = config.get("data_stages")
-    found = []
+    found: list[dict[str, Any]] = []
     for stage in stages if isinstance(stages, list) else []:
         if not isinstance(stage, dict):
             continue
@@ -72,7 +73,27 @@ def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
                 "weights": weights,
             }
         )
-    return found
+    names = _short_names([source for stage in found for source in stage["sources"]])
+    return [stage | {"sources": [names[source] for source in stage["sources"]]} for stage in found]
+
+
+def _short_names(folders: list[str]) -> dict[str, str]:
+    """Return the folders' names: where they lie on a cluster is nobody's business, and `tokenized` alone no name.
+
+    As many of a path's last parts as make all of them differ, two at least where the path has them.
+    """
+    paths = {folder: [part for part in Path(folder).parts if part != "/"] for folder in folders}
+    longest = max(map(len, paths.values()), default=0)
+    for length in range(min(2, longest), longest + 1):
+        names = {folder: "/".join(parts[-length:]) for folder, parts in paths.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return {folder: folder for folder in folders}
+
+
+def _name(path: Any) -> Any:
+    """Return the last part of an absolute path; a hub id or anything else as it is."""
+    return Path(path).name if isinstance(path, str) and path.startswith(("/", "~")) else path
 
 
 def _section(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.dtypes import cast
 from nanotron_zagreus.conversion.logit_gate import verify_logits
 from nanotron_zagreus.conversion.tensor_reading import HFTensors

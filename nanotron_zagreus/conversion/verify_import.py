@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanotron_zagreus.checkpoints.architecture import Architecture, read_nanotron_architecture
 from nanotron_zagreus.checkpoints.layout import MODEL_CONFIG_FILE
 from nanotron_zagreus.checkpoints.model_shards import open_model_shards
-from nanotron_zagreus.conversion.architecture import Architecture, read_nanotron_architecture
 from nanotron_zagreus.conversion.dtypes import cast
 from nanotron_zagreus.conversion.logit_gate import verify_logits
 from nanotron_zagreus.conversion.verify import Verification, compare_weights, load_model, verify_config

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.tokenizer_files import TokenizerFiles
 from nanotron_zagreus.errors import InputError
 
 
 def fit_vocabulary(
-    arch: Architecture, tokenizer: TokenizerFiles, padding_multiple: int, vocab_size: int | None = None
+    arch: Architecture,
+    tokenizer: TokenizerFiles,
+    padding_multiple: int,
+    vocab_size: int | None = None,
+    *,
+    declared: int | None = None,
 ) -> tuple[Architecture, list[str]]:
     """Return the architecture with the rows that are written, and what deserves a remark.
 
@@ -22,6 +27,7 @@ def fit_vocabulary(
         tokenizer: the tokenizer it was trained with.
         padding_multiple: tp x make_vocab_size_divisible_by of the run.
         vocab_size: rows to write, when the user says so; at least the tokenizer's tokens.
+        declared: rows the run was configured with, before padding, when the checkpoint says so.
 
     Raises:
         InputError: the tokenizer has more tokens than the model, or so many fewer that it is another one.
@@ -32,12 +38,18 @@ def fit_vocabulary(
             f"tokenizer {tokenizer.name!r}: {tokens} tokens, while the model's vocab_size is {stored}; "
             "this is not the tokenizer the model was trained with"
         )
+    if declared is not None and (tokens > declared or (vocab_size is None and tokens < declared)):
+        raise InputError(
+            f"tokenizer {tokenizer.name!r}: {tokens} tokens, while the run was configured with vocab_size {declared}; "
+            "give the tokenizer the model was trained with"
+            + (f", or, if it really has unused rows, the rows to keep: --vocab-size {declared}" * (tokens < declared))
+        )
     if vocab_size is not None and not tokens <= vocab_size <= stored:
         raise InputError(
             f"vocab_size: got {vocab_size}, expected between the tokenizer's {tokens} tokens and the model's {stored}"
         )
     padded = -(-tokens // padding_multiple) * padding_multiple
-    if vocab_size is None and padded != stored:
+    if vocab_size is None and declared is None and padded != stored:
         raise InputError(
             f"tokenizer {tokenizer.name!r}: {tokens} tokens, padded to a multiple of {padding_multiple} "
             f"that is {padded}, while the model's vocab_size is {stored}; give the tokenizer the model was trained "
@@ -50,6 +62,24 @@ def fit_vocabulary(
             f"vocabulary cut from {stored} to {kept} rows: the last {stored - kept} are padding, no token has them"
         )
     return replace(arch, vocab_size=kept), notices
+
+
+def check_identity(tokenizer: TokenizerFiles, hashes: frozenset[str]) -> None:
+    """Refuse a tokenizer whose file is not the one that the training data was made with.
+
+    Sizes and special tokens agree between many tokenizers that read text differently.
+
+    Args:
+        tokenizer: the one to write beside the model.
+        hashes: SHA-256 of the files that the data was made with; empty when nothing recorded them.
+    """
+    if not hashes or tokenizer.sha256 in hashes:
+        return
+    raise InputError(
+        f"tokenizer {tokenizer.name!r}: its file has SHA-256 {tokenizer.sha256[:12]}…, the checkpoint's data was made "
+        f"with {', '.join(sorted(digest[:12] + '…' for digest in hashes))}; give that tokenizer, or, if this one reads "
+        "text the same way (saved again by another version, say), --accept-tokenizer"
+    )
 
 
 def check_special_tokens(arch: Architecture, tokenizer: TokenizerFiles) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nanotron_zagreus.conversion.architecture import Architecture
+from nanotron_zagreus.checkpoints.architecture import Architecture
 
 if TYPE_CHECKING:
     import torch

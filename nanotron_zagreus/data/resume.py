@@ -92,6 +92,7 @@ def _record_source(source: Source) -> dict[str, Any]:
         "windows": source.num_windows,
         "validation_windows": source.num_validation_windows,
         "shards": source.digests,
+        "tokenizer_sha256": source.tokenizer_sha256,
     }
 
 

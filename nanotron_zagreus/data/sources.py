@@ -11,6 +11,7 @@ import numpy as np
 
 from nanotron_zagreus.data.permutation import KeyedPermutation
 from nanotron_zagreus.data.shards import Shard, list_shards, summarize_shards
+from nanotron_zagreus.data.tokenizer_identity import read_record
 from nanotron_zagreus.errors import InputError
 
 
@@ -32,6 +33,8 @@ class Source:
     """Chooses the order of the windows; of the first stage that draws from the source."""
     first_windows: np.ndarray = field(repr=False)
     """int64 [shards + 1]: number of the first window of each shard, then the number of windows."""
+    tokenizer_sha256: str | None = None
+    """SHA-256 of the tokenizer's file that made the shards, where `zagreus tokenize` recorded it."""
 
     @property
     def num_tokens(self) -> int:
@@ -101,4 +104,5 @@ def open_source(
         num_validation_windows=num_validation_windows,
         seed=seed,
         first_windows=first_windows,
+        tokenizer_sha256=(read_record(folder) or {}).get("tokenizer_sha256"),
     )

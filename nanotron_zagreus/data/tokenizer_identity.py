@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanotron_zagreus.config.sections import Config
-from nanotron_zagreus.data.sources import Source
 from nanotron_zagreus.errors import InputError
+
+if TYPE_CHECKING:
+    from nanotron_zagreus.data.sources import Source
 
 RECORD_NAME = "tokenization.json"
 
@@ -62,8 +64,7 @@ def check_tokenizers(config: Config, sources: Sequence[Source]) -> None:
                 f"{source.folder}: {shard.token_size} bytes a token, but {sources[0].folder} has {size}; all sources "
                 "of a run are made with one tokenizer, tokenize one of them again"
             )
-        record = read_record(source.folder)
-        recorded_hash = record.get("tokenizer_sha256") if record else None
+        recorded_hash = source.tokenizer_sha256
         if recorded_hash and local is not None:
             wanted_hash = wanted_hash or file_hash(local)
             if recorded_hash != wanted_hash:

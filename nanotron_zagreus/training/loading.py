@@ -21,6 +21,9 @@ from nanotron_zagreus.training.parameters import named_parameters, optimizer_sta
 from nanotron_zagreus.training.ranks import RankLayout
 from nanotron_zagreus.training.resume_point import ResumePoint
 
+_PADDED = ("model.token_position_embeddings.", "model.lm_head.")
+"""Tensors with a row per token of the vocabulary, which is padded for tensor parallelism."""
+
 
 def load_weights(model: Any, folder: Path) -> None:
     """Fill the model's parameters from a step's folder, of any topology.
@@ -38,14 +41,18 @@ def load_weights(model: Any, folder: Path) -> None:
 
 
 def _fill(param: Any, stored: StoredTensor) -> None:
-    """Copy this rank's boxes of a stored tensor; only rows of a padded vocabulary may be missing or left over."""
+    """Copy this rank's boxes of a stored tensor; only rows of a padded vocabulary may be missing or left over.
+
+    Whether the rows that differ are padding and nothing else was checked before, from the configurations.
+    """
     if not param.is_sharded:
         if tuple(param.shape) != stored.shape:
             raise InputError(f"{stored.name}: has shape {stored.shape}, the model {tuple(param.shape)}")
         param.copy_(stored.read())
         return
     info = param.get_sharded_info()
-    if tuple(info.unsharded_shape)[1:] != stored.shape[1:]:
+    may_differ = 1 if stored.name.startswith(_PADDED) else 0
+    if tuple(info.unsharded_shape)[may_differ:] != stored.shape[may_differ:]:
         raise InputError(f"{stored.name}: has shape {stored.shape}, the model {tuple(info.unsharded_shape)}")
     for pair in info.local_global_slices_pairs:
         start, stop, _ = pair.global_slices[0].indices(int(info.unsharded_shape[0]))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints import layout
+from nanotron_zagreus.checkpoints.starting_weights import find_starting_weights
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.config.checks import check_world_size
 from nanotron_zagreus.data.mixture import open_mixture
@@ -18,24 +20,35 @@ from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.training.resume_point import ResumePoint, find_resume_point
 
 
-def check_before_start(config: Config, num_ranks: int) -> ResumePoint | None:
-    """Refuse what could not train on this machine; return the checkpoint to go on from, None for a fresh run.
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins; with neither, at step 1 from random weights."""
+
+    resume: ResumePoint | None
+    """The checkpoint to go on from."""
+    weights: Path | None
+    """The step's folder whose weights a fresh run takes."""
+
+
+def check_before_start(config: Config, num_ranks: int) -> Start:
+    """Refuse what could not train on this machine; return where the run begins.
 
     Args:
         config: the checked configuration.
         num_ranks: ranks of the launch, on all nodes.
 
     Raises:
-        InputError: wrong launch, missing package, unfit checkpoint or data, or a folder that cannot be written.
+        InputError: wrong launch, missing package, unfit checkpoint, weights or data, a folder that cannot be written.
     """
     check_world_size(config, num_ranks)
     _check_extras(config)
     resume = find_resume_point(config)
     if resume is None and layout.list_steps(config.checkpoints.checkpoints_path):
         _refuse_overwriting(config)
+    weights = None if resume is not None else find_starting_weights(config)
     open_mixture(config, progress=resume.data_state if resume else None)
     _check_writable(config.checkpoints.checkpoints_path)
-    return resume
+    return Start(resume, weights)
 
 
 def _check_extras(config: Config) -> None:

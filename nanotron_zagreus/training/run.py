@@ -32,18 +32,19 @@ def run_training(config_file: str | Path, *, show_samples_every: int | None = No
 
     Raises:
         InputError: anything wrong with the configuration, launch, data or checkpoint, before work starts.
-        VerificationError: the checkpoint to resume from is damaged.
+        VerificationError: the checkpoint to resume or to start from is damaged.
         WorkError: the run failed in the middle; what was saved is kept.
     """
     file = find_config(config_file).resolve()
     config = load_config(file)
-    resume = check_before_start(config, world_size())
+    start = check_before_start(config, world_size())
     if rank() == 0:
         print(f"zagreus: training {file}", flush=True)
     bring_up(config.zagreus.engine).check(config)
     start_process_group()
-    if resume is not None:
-        resume = _verified(config, resume)
+    resume = None if start.resume is None else _verified(config, start.resume)
+    if start.weights is not None:
+        _verify_weights(start.weights)
     mixture = open_mixture(config, progress=resume.data_state if resume else None)
     config.checkpoints.checkpoints_path.mkdir(parents=True, exist_ok=True)
     from nanotron_zagreus.training.loop import TrainingLoop
@@ -77,20 +78,42 @@ def _verified(config: Config, resume: ResumePoint) -> ResumePoint:
 
 
 def _verify_together(resume: ResumePoint) -> list[str]:
-    """Check the files, the ranks of a node sharing the reading; return every rank's problem, on every rank."""
+    """Check the files of a resume point; return every rank's problem, on every rank."""
+    found = _gather_problems(resume.folder, facts=(resume.step, resume.consumed_samples))
+    if len({facts for _, facts in found}) > 1:
+        steps = sorted({facts[0] for _, facts in found})
+        raise InputError(
+            f"checkpoints.resume_checkpoint_path: the nodes found different steps ({steps}); "
+            "without a shared file system every node must hold the same one, name it in resume_checkpoint_path"
+        )
+    return [problem for problem, _ in found if problem]
+
+
+def _verify_weights(folder: Path) -> None:
+    """Refuse starting weights that are not what their manifest says; imported and foreign ones have none."""
+    problems = [problem for problem, _ in _gather_problems(folder, only=manifest.WEIGHT_FILES) if problem]
+    if problems:
+        raise VerificationError(f"model.init_method.path: {problems[0]}. Restore the file, or start from another step")
+
+
+def _gather_problems(
+    folder: Path, *, facts: tuple[int, ...] = (), only: tuple[str, ...] | None = None
+) -> list[tuple[str | None, tuple[int, ...]]]:
+    """Check the files, the ranks of a node sharing the reading; return every rank's problem and facts.
+
+    Args:
+        facts: what all ranks should agree on.
+        only: see `manifest.verify`; a folder without a manifest is then taken as it is.
+    """
     from torch import distributed
 
     part = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     problem = None
     try:
-        manifest.verify(resume.folder, part=part)
+        if only is None or (folder / layout.MANIFEST_FILE).exists():
+            manifest.verify(folder, part=part, only=only)
     except (InputError, VerificationError, OSError) as error:
         problem = str(error)
     found: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, (problem, resume.step, resume.consumed_samples))
-    if len({places[1:] for places in found}) > 1:
-        raise InputError(
-            f"checkpoints.resume_checkpoint_path: the nodes found different steps ({sorted({f[1] for f in found})}); "
-            "without a shared file system every node must hold the same one, name it in resume_checkpoint_path"
-        )
-    return [places[0] for places in found if places[0]]
+    distributed.all_gather_object(found, (problem, facts))
+    return found

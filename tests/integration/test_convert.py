@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from nanotron_zagreus.checkpoints.model_shards import open_model_shards
+from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.conversion.from_hf import import_folder
 from nanotron_zagreus.conversion.nanotron_layout import CheckpointFormat
 from nanotron_zagreus.conversion.reference_forward import reference_logits
@@ -21,7 +26,7 @@ from nanotron_zagreus.conversion.source import open_checkpoint
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.engine.detection import find_engine
 from tests.integration.tiny_runs import REPOSITORY, launch, read_losses, tiny_config, write_config
-from tests.unit.conversion_fixtures import write_tokenizer_folder
+from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
 
 pytestmark = pytest.mark.integration
 
@@ -177,7 +182,10 @@ def test_the_engine_s_own_loader_reads_an_imported_checkpoint(
 
 
 def test_training_goes_on_from_an_imported_checkpoint(tmp_path: Path) -> None:
-    """The first loss from an imported checkpoint is that of the converted model on the same samples."""
+    """The first loss from an imported checkpoint is that of the converted model on the same samples.
+
+    A third run in the same launch starts from a checkpoint with one changed byte, and is refused.
+    """
     write_tokenizer_folder(tmp_path / "tokenizer", 64)
     trained = tiny_config(
         tmp_path, tokens__train_steps=5, model__model_config__bos_token_id=0, model__model_config__eos_token_id=1
@@ -188,15 +196,22 @@ def test_training_goes_on_from_an_imported_checkpoint(tmp_path: Path) -> None:
     assert record.verification is not None
     assert record.step == 5
     files = {}
-    for name, path in (("original", tmp_path / "checkpoints/5"), ("imported", tmp_path / "imported")):
+    shutil.copytree(tmp_path / "checkpoints/5", tmp_path / "changed")
+    damaged = next((tmp_path / "changed/model").rglob("*down_proj*/*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
+    starts = {"original": "checkpoints/5", "imported": "imported", "damaged": "changed"}
+    for name, start in starts.items():
+        path = tmp_path / start
         run = trained | {"model": trained["model"] | {"init_method": {"path": str(path)}}}
         run["checkpoints"] = trained["checkpoints"] | {"checkpoints_path": str(tmp_path / name)}
         run["parallelism"] = {"dp": 1, "tp": 2, "pp": 1}
         files[name] = write_config(tmp_path / f"{name}.yaml", run)
     import_folder(tmp_path / "hf", tmp_path / "imported", tp=1, pp=2)
     (tmp_path / "original").mkdir()
-    launch(list(files.values()), num_processes=2)
-    losses = {name: read_losses(tmp_path / name) for name in files}
+    done = launch(list(files.values()), num_processes=2, check=False)
+    assert f"VerificationError: model.init_method.path: checkpoint {tmp_path / 'changed'} is damaged" in done.stderr
+    assert not (tmp_path / "damaged/metrics.jsonl").exists()
+    losses = {name: read_losses(tmp_path / name) for name in ("original", "imported")}
     assert losses["imported"] == losses["original"]
     assert losses["imported"][1] < read_losses(tmp_path / "checkpoints")[1] - 0.1
 
@@ -234,3 +249,28 @@ def test_the_published_commands_work(engine_root: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-3000:]
         assert "verified" in done.stdout
     assert open_checkpoint(tmp_path / "back").arch == open_checkpoint(engine_root / "tied-tp2-pp1").arch
+
+
+def test_the_readme_s_commands_run_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Continued pretraining, GGUF, card and push, on a small model under the README's names."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### 6. Continue pretraining, publish, GGUF")[2].partition("\n#")[0]
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^    (zagreus .*)$", section, re.MULTILINE)]
+    assert [words[1] for words in commands] == ["import", "convert", "card", "push"]
+    monkeypatch.chdir(tmp_path)
+    write_tokenizer_folder(tmp_path / "tokenizer")
+    arch = replace(TINY, hidden_size=160, intermediate_size=160)
+    write_checkpoint(tmp_path / "checkpoints/5000", arch, tp=5, dtype=torch.bfloat16)
+    run_facts = {"tokens": {"sequence_length": 16}, "model": {"model_config": {"vocab_size": 131}}}
+    (tmp_path / "checkpoints/5000/config.yaml").write_text(json.dumps(run_facts))
+    assert run(["convert", "checkpoints/5000", "hf/5000", "--tokenizer", "tokenizer"]) == 0
+    (tmp_path / "card.yaml").write_text("language: [en, pt]\nlicense: apache-2.0\nbase_model: org/base\ncitation: us\n")
+    (tmp_path / "results").mkdir()
+    scores = {"results": {"arc_pt": {"acc,none": 0.25}}, "model_name": "hf/5000"}
+    (tmp_path / "results/results_1.json").write_text(json.dumps(scores))
+    for words in commands:
+        assert run([word.replace("meta-llama/Llama-3.2-1B", "tokenizer") for word in words[1:]]) == 0, words
+    said = capsys.readouterr().out
+    assert "init_method:" in said and "model-Q8_0.gguf" in said and "branch step20-tokens10.2K" in said

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.model_shards_writing import Placement, Split, write_tensor_shards
-from nanotron_zagreus.conversion.architecture import Architecture
 
 TINY = Architecture(
     hidden_size=40, intermediate_size=80, num_hidden_layers=3, num_attention_heads=10, num_key_value_heads=5,
@@ -93,11 +93,12 @@ def write_tokenizer_folder(folder: Path, num_tokens: int = NUM_TOKENS) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     folder.mkdir(parents=True, exist_ok=True)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: num_tokens - 3]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: num_tokens - 4]
     vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", *letters])}
-    first, second = letters[:2]
-    vocabulary[first + second] = len(vocabulary)
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(first, second)]))
+    # Two merges: transformers 4.57 unwraps a GGUF file's list of one.
+    merges = [(letters[0], letters[1]), (letters[2], letters[3])]
+    vocabulary |= {"".join(merge): len(vocabulary) + index for index, merge in enumerate(merges)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,36 @@ def test_convert_prints_its_record_as_json(root: Path, tmp_path: Path, capsys: p
     assert record["tp"] == 5
 
 
+def test_json_with_a_push_leaves_stdout_to_the_record(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(root / "20"), str(tmp_path / "hf"), "--tokenizer", str(root / "tokenizer"), "--json"]
+    assert run([*arguments, "--push-to-hub", "mii-llm/tiny", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["step"] == 20
+    assert "would push" in said.err and "private" in said.err
+
+
+def test_an_interrupted_command_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanotron_zagreus.config.load_config", interrupted)
+    assert run(["check", "--config-file", "x.yaml"]) == 130
+    assert capsys.readouterr().err.strip().startswith("zagreus: interrupted")
+
+
+def test_a_truncated_folder_is_one_line(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(root / "hf", tmp_path / "hf")
+    path = tmp_path / "hf/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert run(["generate", str(tmp_path / "hf"), "--prompt", "ab"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zagreus: ")]
+    assert len(errors) == 1 and "cannot load it" in errors[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
@@ -48,6 +79,24 @@ def test_convert_prints_its_record_as_json(root: Path, tmp_path: Path, capsys: p
         (["generate", "{root}/hf", "--prompt", "abc", "--max-new-tokens", "500"], 2, "at most 253"),
         (["generate", "{root}/hf", "--prompt", "abc", "--device", "foo"], 2, "--device: got 'foo'"),
         (["generate", "{root}/hf", "--prompt", "abc", "--device", "cuda:99"], 2, "--device: got 'cuda:99'"),
+        (["convert", "{root}/20", "{tmp}/hf", "--tokenizer", "{root}/tokenizer", "--dry-run"], 2, "--push-to-hub"),
+        (["convert", "{root}/20", "{tmp}/hf", "--tokenizer", "{root}/tokenizer", "--branch", "b"], 2, "--push-to-hub"),
+        (
+            [
+                "convert",
+                "{root}/20",
+                "{tmp}/hf",
+                "--tokenizer",
+                "{root}/tokenizer",
+                "--no-verify",
+                "--push-to-hub",
+                "a/b",
+            ],
+            2,
+            "--no-verify",
+        ),
+        (["convert", "{root}/20", "{root}/20/hf", "--tokenizer", "{root}/tokenizer"], 2, "inside"),
+        (["import", "{root}/hf", "{root}/hf/back"], 2, "inside"),
         (["card", "{root}/20"], 2, "conversion.json"),
         (["push", "{root}/hf", "nonsense", "--dry-run"], 2, "hub id"),
     ],

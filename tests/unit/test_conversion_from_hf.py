@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from nanotron_zagreus.checkpoints.model_shards import open_model_shards
+from nanotron_zagreus.checkpoints.starting_weights import find_starting_weights
+from nanotron_zagreus.cli.app import run
+from nanotron_zagreus.config import load_config
 from nanotron_zagreus.conversion.from_hf import import_folder
 from nanotron_zagreus.conversion.nanotron_layout import pipeline_ranks
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.errors import InputError, MissingInputError
+from tests.integration.tiny_runs import tiny_config, write_config
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
 
 
@@ -101,6 +106,28 @@ def test_upstream_s_json_files_hold_its_documented_keys(tmp_path: Path, hf: Path
         "rope_interleaved", "tie_word_embeddings", "use_cache", "vocab_size", "_attn_implementation",
         "z_loss_enabled", "z_loss_coefficient",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_model_section_that_is_printed_starts_training_from_the_import(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str], dtype: torch.dtype
+) -> None:
+    hf, out = make_hf(tmp_path, tokenizer, tied=False, dtype=dtype), tmp_path / "imported"
+    change_config(hf, rope_theta=5e5, rope_parameters="absent", eos_token_id=[1, 2])
+    assert run(["import", str(hf), str(out), "--tp", "5", "--make-vocab-size-divisible-by", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "note: config.json names several eos_token_id, [1, 2]" in printed
+    written = (out / "model_section.yaml").read_text()
+    assert written in printed
+    section = yaml.safe_load(written)
+    assert section == json.loads((out / "conversion.json").read_text())["model_section"]
+    assert section["model"]["model_config"]["vocab_size"] == 131
+    assert json.loads((out / "model_config.json").read_text())["vocab_size"] == 140
+    config = load_config(write_config(tmp_path / "run.yaml", tiny_config(tmp_path) | section))
+    assert find_starting_weights(config) == out
+    assert config.model.model_config.eos_token_id == 1
+    assert config.model.dtype == str(dtype).removeprefix("torch.")
+    assert config.padded_vocab_size == 132
 
 
 def test_blocks_are_placed_as_the_engine_places_them() -> None:

@@ -18,12 +18,12 @@ from nanotron_zagreus.errors import InputError, VerificationError
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
 
 WIDE = replace(
-    TINY, hidden_size=96, num_attention_heads=6, num_key_value_heads=2, intermediate_size=128, vocab_size=259
+    TINY, hidden_size=96, num_attention_heads=6, num_key_value_heads=2, intermediate_size=128, vocab_size=260
 )
 
 
 def convert(folder: Path, gguf_type: str, *, dtype: torch.dtype = torch.bfloat16, tied: bool = True):  # type: ignore[no-untyped-def]
-    tokenizer = write_tokenizer_folder(folder / "tokenizer", 259)
+    tokenizer = write_tokenizer_folder(folder / "tokenizer", 260)
     arch = replace(WIDE, tie_word_embeddings=tied)
     write_checkpoint(folder / "20", arch, dtype=dtype)
     return convert_checkpoint(folder / "20", folder / "hf", tokenizer, gguf=gguf_type), arch  # type: ignore[arg-type]
@@ -107,3 +107,10 @@ def test_what_gguf_cannot_hold_is_refused_before_writing(tmp_path: Path) -> None
     with pytest.raises(InputError, match="no name in GGUF"):
         convert_checkpoint(tmp_path / "20", tmp_path / "hf", tokenizer, gguf="F32")
     assert not (tmp_path / "hf").exists()
+
+
+def test_the_test_s_tokenizer_has_two_merges(tmp_path: Path) -> None:
+    """With one, transformers 4.57 reads a GGUF file's merges as text and not as a list of one."""
+    data = json.loads((write_tokenizer_folder(tmp_path, 260) / "tokenizer.json").read_text())
+    assert len(data["model"]["merges"]) == 2
+    assert len(data["model"]["vocab"]) == 260

@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.convert import write_masters
+from nanotron_zagreus.checkpoints.manifest import FileRecord, hash_file, write_manifest
+from nanotron_zagreus.conversion import source
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
@@ -206,3 +209,56 @@ def test_a_tokenizer_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "20")
     with pytest.raises(MissingInputError, match="no such file"):
         convert_checkpoint(tmp_path / "20", tmp_path / "hf", tmp_path / "nowhere")
+
+
+def test_a_tokenizer_larger_than_the_run_s_vocabulary_is_refused_though_padding_has_room(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "20", tp=5)
+    (tmp_path / "20/config.yaml").write_text("model: {model_config: {vocab_size: 131}}")
+    for num_tokens in (134, 130):
+        other = write_tokenizer_folder(tmp_path / str(num_tokens), num_tokens)
+        with pytest.raises(InputError, match=f"{num_tokens} tokens, while the run was configured with vocab_size 131"):
+            convert_checkpoint(tmp_path / "20", tmp_path / "hf", other)
+    record = convert_checkpoint(tmp_path / "20", tmp_path / "hf", other, vocab_size=131, verify=False)
+    assert record.architecture["vocab_size"] == 131
+
+
+def test_a_tokenizer_that_did_not_make_the_data_is_refused_unless_accepted(tmp_path: Path, tokenizer: Path) -> None:
+    """Same size, same special tokens, other ids: nothing but the file's hash tells them apart."""
+    write_checkpoint(tmp_path / "20")
+    files = [path.relative_to(tmp_path / "20") for path in (tmp_path / "20").rglob("*") if path.is_file()]
+    records = [
+        FileRecord(
+            path=str(path), bytes=(tmp_path / "20" / path).stat().st_size, sha256=hash_file(tmp_path / "20" / path)
+        )
+        for path in files
+    ]
+    sources = {"0": {"tokenizer_sha256": hash_file(tokenizer / "tokenizer.json")}, "1": {"tokenizer_sha256": None}}
+    write_manifest(tmp_path / "20", records, {"data": {"sources": sources}})
+    convert_checkpoint(tmp_path / "20", tmp_path / "hf", tokenizer, verify=False)
+    other = write_tokenizer_folder(tmp_path / "other")
+    data = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = data["model"]["vocab"]
+    data["model"]["vocab"] = {token: index if index < 2 else 132 - index for token, index in vocabulary.items()}
+    (other / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match=r"SHA-256.*--accept-tokenizer"):
+        convert_checkpoint(tmp_path / "20", tmp_path / "hf2", other)
+    record = convert_checkpoint(tmp_path / "20", tmp_path / "hf2", other, accept_tokenizer=True, verify=False)
+    assert any("accepted as asked" in notice for notice in record.notices)
+
+
+def test_master_weights_must_round_to_the_weights_beside_them(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared a few rows at a time; a difference in the last ones is found, too."""
+    monkeypatch.setattr(source, "_COMPARED_ROWS", 7)
+    write_checkpoint(tmp_path / "20", tp=5, dtype=torch.bfloat16)
+    write_masters(tmp_path / "20", 5)
+    record = convert_checkpoint(tmp_path / "20", tmp_path / "hf", tokenizer, masters=True, verify=False)
+    assert (record.dtype, record.masters) == ("F32", True)
+    path = next((tmp_path / "20/model").rglob("*gate_up*/*tp-rank-4-of-5.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(VerificationError, match=r"gate_up.*do not round"):
+        convert_checkpoint(tmp_path / "20", tmp_path / "again", tokenizer, masters=True)
+    assert not (tmp_path / "again").exists()

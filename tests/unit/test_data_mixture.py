@@ -189,6 +189,14 @@ def test_another_tokenizer_is_refused_unless_its_name_is_accepted(folders):
     open_mixture(make_config([{"dataset": named}], tokenizer=other))
 
 
+def test_a_checkpoint_records_the_tokenizer_s_file_where_it_is_known(folders, tmp_path):
+    known = write_source(tmp_path / "known", [10])
+    (known / "tokenization.json").write_text(json.dumps({"tokenizer": "test-tokenizer", "tokenizer_sha256": "12ab"}))
+    mixture = open_mixture(make_config([{"dataset": {"dataset_folder": [folders["a"], str(known)]}}]))
+    sources = mixture.state(1)["sources"]
+    assert [source["tokenizer_sha256"] for source in sources.values()] == [None, "12ab"]
+
+
 def test_sources_of_two_token_sizes_are_refused(folders, tmp_path):
     wide = write_source(tmp_path / "wide", [10], token_size=4)
     with pytest.raises(InputError, match="4 bytes a token"):

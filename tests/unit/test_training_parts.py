@@ -212,3 +212,27 @@ def test_sharded_cross_entropy_equals_the_plain_one(engine: Any) -> None:
     (reference,) = torch.autograd.grad(plain.sum(), logits)
     (gradient,) = torch.autograd.grad(sharded.sum(), logits)
     assert (reference - gradient).abs().max() <= 1e-6
+
+
+def test_only_rows_of_the_vocabulary_may_be_left_over_or_missing(engine: Any) -> None:
+    """A stored matrix that merely begins like the model's is of another model."""
+    from types import SimpleNamespace
+
+    from nanotron_zagreus.training.loading import _fill
+
+    class Sharded(torch.Tensor):
+        is_sharded = True
+
+        def get_sharded_info(self) -> Any:
+            whole = (slice(0, 4), slice(0, 2))
+            pair = SimpleNamespace(local_slices=whole, global_slices=whole)
+            return SimpleNamespace(unsharded_shape=(4, 2), local_global_slices_pairs=[pair])
+
+    def stored(name: str) -> Any:
+        return SimpleNamespace(name=name, shape=(6, 2), read=lambda start, stop: torch.ones(stop - start, 2))
+
+    param = torch.zeros(4, 2).as_subclass(Sharded)
+    _fill(param, stored("model.token_position_embeddings.pp_block.token_embedding.weight"))
+    assert param.eq(1).all()
+    with pytest.raises(InputError, match="shape"):
+        _fill(param, stored("model.decoder.0.pp_block.mlp.gate_up_proj.weight"))
