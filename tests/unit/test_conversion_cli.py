@@ -50,7 +50,7 @@ def test_an_interrupted_command_says_so_in_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nanotron_zagreus.config.load_config", interrupted)
-    assert run(["check", "--config-file", "x.yaml"]) == 130
+    assert run(["check", "--config-file", "smollm2/zagreus_tiny.yaml"]) == 130
     assert capsys.readouterr().err.strip().startswith("zagreus: interrupted")
 
 
