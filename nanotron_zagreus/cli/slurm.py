@@ -10,7 +10,7 @@ import typer
 from nanotron_zagreus.cli.launch_options import LaunchOptions, with_launch_options
 
 if TYPE_CHECKING:
-    from nanotron_zagreus.slurm.jobs import Chain, TextSource
+    from nanotron_zagreus.slurm.jobs import Chain
     from nanotron_zagreus.slurm.run_plan import RunPlan
 
 
@@ -148,7 +148,7 @@ def _chain(launch: LaunchOptions) -> Chain:
     """Return the jobs around the training that the options name."""
     from nanotron_zagreus.errors import InputError
     from nanotron_zagreus.evaluation.suites import find_suite
-    from nanotron_zagreus.slurm.jobs import Chain
+    from nanotron_zagreus.slurm.jobs import Chain, TextSource
 
     after = tuple(job for text in launch.after or () for job in text.split(":"))
     if not all(job.isdecimal() for job in after):
@@ -161,7 +161,7 @@ def _chain(launch: LaunchOptions) -> Chain:
         except InputError as error:
             raise InputError(f"--evaluate: {error}") from error
     return Chain(
-        sources=tuple(map(_source, launch.tokenize or ())),
+        sources=tuple(map(TextSource.parse, launch.tokenize or ())),
         eos=launch.eos,
         hf_folder=launch.convert,
         suite=launch.evaluate,
@@ -169,18 +169,6 @@ def _chain(launch: LaunchOptions) -> Chain:
         data=launch.data,
         after=after,
     )
-
-
-def _source(text: str) -> TextSource:
-    """Return what `--tokenize INPUT=FOLDER[:COLUMN]` names; an input may hold `=` itself, as in `lang=pt`."""
-    from nanotron_zagreus.errors import InputError
-    from nanotron_zagreus.slurm.jobs import TextSource
-
-    source, equals, rest = text.rpartition("=")
-    folder, _, column = rest.partition(":")
-    if not (source and equals and folder):
-        raise InputError(f"--tokenize: got {text!r}, expected INPUT=FOLDER or INPUT=FOLDER:COLUMN")
-    return TextSource(input=source, output=Path(folder), text_column=column or "text")
 
 
 def _say(plan: RunPlan) -> None:

@@ -50,6 +50,15 @@ class TextSource:
     output: Path
     text_column: str = "text"
 
+    @classmethod
+    def parse(cls, text: str) -> TextSource:
+        """Read `INPUT=FOLDER[:COLUMN]`; the input may hold `=` itself, as in `corpus/lang=pt`."""
+        source, equals, rest = text.rpartition("=")
+        folder, _, column = rest.partition(":")
+        if not (source and equals and folder):
+            raise InputError(f"--tokenize: got {text!r}, expected INPUT=FOLDER or INPUT=FOLDER:COLUMN")
+        return cls(input=source, output=Path(folder), text_column=column or "text")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
