@@ -166,7 +166,7 @@ def test_a_job_that_got_nothing_done_is_not_requeued(job: str, words: str, stage
 
 
 def test_a_job_that_is_done_when_its_time_ends_is_done(stage: Stage) -> None:
-    stage.also("zagreus", "trap '' TERM\n" + SIGNAL.format(name="USR1"))
+    stage.also("zagreus", f"trap '' TERM\n{SIGNAL.format(name='USR1')}\n/bin/sleep 0.3")
     stage.run("tokenize", code=0)
     assert stage.calls("scontrol requeue") == []
 
