@@ -6,7 +6,7 @@ returns None when there is nothing to say. What could not run at all is refused 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from nanotron_zagreus.arithmetic import count_parameters, decay_span, learning_rate_at, learning_rate_phases
@@ -158,11 +158,12 @@ def keeps_checkpoints_per_node(config: Config) -> bool:
     return not shared and config.parallelism.world_size > _GPUS_PER_NODE
 
 
-def missing_data(config: Config) -> str | None:
-    """Say which data folders this machine lacks, or which hold no shard."""
+def missing_data(config: Config, but: Collection[Path] = ()) -> str | None:
+    """Say which data folders this machine lacks, or which hold no shard; of those in ``but`` nothing is asked."""
     folders = dict.fromkeys(folder for stage in config.data_stages for folder in stage.data.dataset.folders)
-    missing = [folder for folder in folders if not folder.is_dir()]
-    empty = [folder for folder in folders if folder.is_dir() and next(folder.rglob("*.ds"), None) is None]
+    asked = [folder for folder in folders if folder not in but]
+    missing = [folder for folder in asked if not folder.is_dir()]
+    empty = [folder for folder in asked if folder.is_dir() and next(folder.rglob("*.ds"), None) is None]
     parts = []
     if missing:
         parts.append(f"{len(missing)} of {len(folders)} folders do not exist here ({_some(missing)})")

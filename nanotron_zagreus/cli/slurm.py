@@ -7,36 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from nanotron_zagreus.slurm.run_plan import Chain, RunPlan
+from nanotron_zagreus.cli.launch_options import LaunchOptions, with_launch_options
 
-ConfigFile = Annotated[str, typer.Option("--config-file", help="The training YAML, or a shipped config's name.")]
-Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Nodes of the training job.")]
-GpusPerNode = Annotated[int, typer.Option("--gpus-per-node", min=1, help="GPUs of each node; one rank each.")]
-SiteFile = Annotated[Path | None, typer.Option("--site", help="Your cluster's file; default: slurm_site.yaml.")]
-Folder = Annotated[Path | None, typer.Option("--output", help="Folder of scripts and logs; default: slurm_jobs/RUN.")]
-Time = Annotated[str | None, typer.Option("--time", help="Time limit of a job, instead of the site's.")]
-Rate = Annotated[
-    float | None,
-    typer.Option(
-        "--tokens-per-second-per-gpu", help="For the estimate; default: this run's metrics, or an assumption."
-    ),
-]
-Lead = Annotated[
-    int | None, typer.Option("--lead", min=1, help="Seconds before the time limit to save; default: three saves.")
-]
-Tokenize = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--tokenize", help="INPUT=FOLDER[:COLUMN]: tokenize INPUT into a data folder of the YAML first; repeat."
-    ),
-]
-Eos = Annotated[bool, typer.Option("--eos/--no-eos", help="For --tokenize: an end-of-text token (published: no).")]
-Convert = Annotated[Path | None, typer.Option("--convert", help="Then convert every checkpoint into this folder.")]
-Evaluate = Annotated[str | None, typer.Option("--evaluate", help="Then evaluate them with this suite.")]
-Results = Annotated[Path, typer.Option("--results", help="For --evaluate: folder of the results.")]
-Data = Annotated[Path | None, typer.Option("--data", help="For --evaluate: local copies of the data sets.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+if TYPE_CHECKING:
+    from nanotron_zagreus.slurm.jobs import Chain
+    from nanotron_zagreus.slurm.run_plan import RunPlan
 
 
 def register(app: typer.Typer) -> None:
@@ -59,89 +34,62 @@ def site() -> None:
     print((resource_folder("slurm") / "site.yaml").read_text(encoding="utf-8"), end="")
 
 
+@with_launch_options
 def render(
-    config_file: ConfigFile,
-    nodes: Nodes,
-    gpus_per_node: GpusPerNode,
-    site_file: SiteFile = None,
+    launch: LaunchOptions,
     job: Annotated[str, typer.Option("--job", help="train, tokenize, convert or evaluate.")] = "train",
-    output: Folder = None,
-    time: Time = None,
-    rate: Rate = None,
-    lead: Lead = None,
-    tokenize: Tokenize = None,
-    eos: Eos = False,
-    convert: Convert = None,
-    evaluate: Evaluate = None,
-    results: Results = Path("results"),
-    data: Data = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write all scripts and what they need into --output, to sbatch by hand.")
+    ] = False,
 ) -> None:
-    """Print a job's script, filled in from the YAML and the site; nothing is written or submitted.
+    """Print a job's script, filled in from the YAML and the site; nothing is submitted, and written only with --write.
 
     Example: `zagreus slurm render --config-file smollm2/zagreus_350M_por.yaml --nodes 8 --gpus-per-node 8`
     """
     from nanotron_zagreus.errors import InputError
+    from nanotron_zagreus.slurm.launch_folder import write_files
 
-    chain = _chain(tokenize, eos, convert, evaluate, results, data)
-    plan = _plan(config_file, nodes, gpus_per_node, site_file, output, time, rate, lead, chain)
+    plan = _plan(launch)
     _say(plan)
     names = [each.name for each in plan.jobs]
     if job not in names:
         raise InputError(
             f"--job: got {job!r}, this run has {', '.join(names)}; --tokenize, --convert, --evaluate add jobs"
         )
+    if write:
+        for script in write_files(plan).values():
+            print(script)
+        return
     print(plan.script(job).text, end="")
+    _note(
+        f"the script reads and logs below {plan.launch.folder}, and nothing is written there: Slurm fails a job whose "
+        "folder of logs does not exist, without a word. To sbatch it by hand, add --write"
+    )
 
 
-def check(
-    config_file: ConfigFile,
-    nodes: Nodes,
-    gpus_per_node: GpusPerNode,
-    site_file: SiteFile = None,
-    output: Folder = None,
-    time: Time = None,
-    rate: Rate = None,
-    lead: Lead = None,
-) -> None:
+@with_launch_options
+def check(launch: LaunchOptions) -> None:
     """Check a launch without submitting: sizes, site, time, what is missing here, and Slurm's own opinion.
 
     Example: `zagreus slurm check --config-file smollm2/zagreus_350M_por.yaml --nodes 8 --gpus-per-node 8`
     """
-    import tempfile
-
     from nanotron_zagreus.slurm.submission import has_slurm, try_script
 
-    plan = _plan(config_file, nodes, gpus_per_node, site_file, output, time, rate, lead, None)
+    plan = _plan(launch)
     _say(plan)
     if not has_slurm():
         _note("sbatch is not on this machine: Slurm itself was not asked")
         return
-    with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
-        file.write(plan.script("train").text)
-        file.flush()
-        print(f"Slurm accepts it: {try_script(Path(file.name))}")
+    for job in plan.jobs:
+        answer = try_script(job)
+        print(f"Slurm accepts it: {answer}" if job.name == "train" else f"{job.name}: {answer}")
 
 
+@with_launch_options
 def submit(
-    config_file: ConfigFile,
-    nodes: Nodes,
-    gpus_per_node: GpusPerNode,
-    site_file: SiteFile = None,
-    output: Folder = None,
-    time: Time = None,
-    rate: Rate = None,
-    lead: Lead = None,
-    tokenize: Tokenize = None,
-    eos: Eos = False,
-    convert: Convert = None,
-    evaluate: Evaluate = None,
-    results: Results = Path("results"),
-    data: Data = None,
-    after: Annotated[
-        list[str] | None, typer.Option("--after", help="Job that must end well first, such as a tokenization; repeat.")
-    ] = None,
+    launch: LaunchOptions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; write and submit nothing.")] = False,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Submit a run: optionally tokenize, then train, then convert and evaluate every checkpoint, each after the other.
 
@@ -151,16 +99,15 @@ def submit(
     """
     import json
 
-    from nanotron_zagreus.slurm.run_plan import submit as submit_plan
+    from nanotron_zagreus.slurm.launch_folder import submit as submit_plan
 
-    chain = _chain(tokenize, eos, convert, evaluate, results, data)
-    plan = _plan(config_file, nodes, gpus_per_node, site_file, output, time, rate, lead, chain)
+    plan = _plan(launch)
     _say(plan)
     if dry_run:
         for each in plan.jobs:
             print(f"######## {plan.launch.folder / each.name}.sbatch\n{each.text}")
         return
-    ids = submit_plan(plan, after or ())
+    ids = submit_plan(plan)
     if as_json:
         print(json.dumps({"folder": str(plan.launch.folder), "jobs": ids}, indent=1))
         return
@@ -169,62 +116,67 @@ def submit(
     _note(f"scripts and logs: {plan.launch.folder}; save and stop: touch {_stop_file(plan)}")
 
 
-def _plan(
-    config_file: str,
-    nodes: int,
-    gpus_per_node: int,
-    site_file: Path | None,
-    output: Path | None,
-    time: str | None,
-    rate: float | None,
-    lead: int | None,
-    chain: Chain | None,
-) -> RunPlan:
+def _plan(launch: LaunchOptions) -> RunPlan:
     """Load configuration and site and plan the run."""
     import dataclasses
 
     from nanotron_zagreus.config import load_config
-    from nanotron_zagreus.slurm.jobs import check_launch
+    from nanotron_zagreus.slurm.checks import check_launch
     from nanotron_zagreus.slurm.run_plan import make_run_plan
     from nanotron_zagreus.slurm.site import load_site
 
-    config = load_config(config_file)
-    check_launch(config, nodes, gpus_per_node)
-    cluster = load_site(site_file)
-    if time is not None:
-        cluster = dataclasses.replace(cluster, time_limit=time)
-    folder = output or Path("slurm_jobs") / config.general.run.replace(" ", "-")
+    chain = _chain(launch)
+    config = load_config(launch.config_file)
+    check_launch(config, launch.nodes, launch.gpus_per_node)
+    cluster = load_site(launch.site_file)
+    if launch.time is not None:
+        others = cluster.time_limit_without_gpus
+        cluster = dataclasses.replace(cluster, time_limit=launch.time, cpu_time_limit=others)
     return make_run_plan(
-        config, cluster, nodes=nodes, gpus_per_node=gpus_per_node, folder=folder, chain=chain, rate=rate, lead=lead
+        config,
+        cluster,
+        nodes=launch.nodes,
+        gpus_per_node=launch.gpus_per_node,
+        folder=launch.output or Path("slurm_jobs") / config.general.run.replace(" ", "-"),
+        chain=chain,
+        rate=launch.rate,
+        lead=launch.lead,
     )
 
 
-def _chain(
-    tokenize: list[str] | None,
-    eos: bool,
-    convert: Path | None,
-    evaluate: str | None,
-    results: Path,
-    data: Path | None,
-) -> Chain:
+def _chain(launch: LaunchOptions) -> Chain:
     """Return the jobs around the training that the options name."""
     from nanotron_zagreus.errors import InputError
-    from nanotron_zagreus.slurm.jobs import TextSource
-    from nanotron_zagreus.slurm.run_plan import Chain
+    from nanotron_zagreus.evaluation.suites import find_suite
+    from nanotron_zagreus.slurm.jobs import Chain, TextSource
 
-    sources = []
-    for text in tokenize or ():
-        source, equals, rest = text.partition("=")
-        folder, _, column = rest.partition(":")
-        if not (source and equals and folder):
-            raise InputError(f"--tokenize: got {text!r}, expected INPUT=FOLDER or INPUT=FOLDER:COLUMN")
-        sources.append(TextSource(input=source, output=Path(folder), text_column=column or "text"))
-    return Chain(sources=tuple(sources), eos=eos, hf_folder=convert, suite=evaluate, results=results, data=data)
+    after = tuple(job for text in launch.after or () for job in text.split(":"))
+    if not all(job.isdecimal() for job in after):
+        raise InputError(
+            f"--after: got {', '.join(launch.after or ())}, expected the numbers of jobs, as 4711 or 4711:4712"
+        )
+    if launch.evaluate is not None:
+        try:
+            find_suite(launch.evaluate)
+        except InputError as error:
+            raise InputError(f"--evaluate: {error}") from error
+    return Chain(
+        sources=tuple(map(TextSource.parse, launch.tokenize or ())),
+        eos=launch.eos,
+        hf_folder=launch.convert,
+        suite=launch.evaluate,
+        results=launch.results,
+        data=launch.data,
+        after=after,
+    )
 
 
 def _say(plan: RunPlan) -> None:
     """Tell a person what to expect, on stderr: stdout is the script's."""
-    _note(f"{plan.launch.nodes} nodes x {plan.launch.gpus_per_node} GPUs; {plan.estimate.text()}")
+    bound = plan.launch.site.max_requeues
+    _note(
+        f"{plan.launch.nodes} nodes x {plan.launch.gpus_per_node} GPUs; {plan.estimate.text()} (max_requeues: {bound})"
+    )
     for text in (*plan.notices, *plan.obstacles):
         _note(f"notice {text}")
 

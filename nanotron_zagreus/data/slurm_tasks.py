@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from nanotron_zagreus.data.tokenization import forget_lost_shards, make_pipeline
 from nanotron_zagreus.data.tokenization_plan import Preparation
 from nanotron_zagreus.errors import InputError, WorkError
+from nanotron_zagreus.job_queue import job_id_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,9 @@ class SlurmOptions:
 
 
 def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: int | None = None) -> str | None:
-    """Submit what is missing; return the id of the last job, or None when nothing is.
+    """Submit what is missing; return the ids of all arrays, joined by colons as --dependency=afterok: takes them.
+
+    None when nothing is missing.
 
     Args:
         workers: tasks that may run at a time; None: as many as Slurm starts.
@@ -49,6 +51,7 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
     if shutil.which("sbatch") is None:
         raise InputError("--executor: got slurm, but there is no sbatch here; run it on a login node, or use local")
     forget_lost_shards(prepared)
+    submitted = _SubmittedJobs()
     executor = SlurmPipelineExecutor(
         make_pipeline(prepared, parallel=options.cpus_per_task > 1),
         tasks=prepared.num_tasks,
@@ -61,8 +64,9 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         max_array_size=options.max_array_size,
         job_name="zagreus-tokenize",
         env_command=options.env_command or _this_environment(),
-        sbatch_args=dict(options.sbatch_options),
-        job_id_retriever=job_id_of,
+        # datatrove's job that adds up statistics waits for the last array, for ever if a task of it fails.
+        sbatch_args={"kill-on-invalid-dep": "yes", **options.sbatch_options},
+        job_id_retriever=submitted,
         logging_dir=str(prepared.logs.resolve()),
         mail_user=None,
     )
@@ -70,15 +74,19 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         executor.run()
     except subprocess.CalledProcessError as error:
         raise WorkError(f"sbatch refused the job (exit code {error.returncode}); see its message above") from error
-    return None if executor.job_id in (None, -1) else str(executor.job_id)
+    arrays = submitted.ids[:-1]  # the last one adds up statistics
+    return ":".join(arrays) or None
 
 
-def job_id_of(sbatch_output: str) -> str:
-    """Return the job id in what sbatch prints; clusters add lines and words around it."""
-    found = re.search(r"Submitted batch job (\d+)", sbatch_output) or re.search(r"^(\d+)(;|\s*$)", sbatch_output, re.M)
-    if found is None:
-        raise WorkError(f"sbatch: no job id in {sbatch_output!r}; look for the job with squeue")
-    return found.group(1)
+class _SubmittedJobs:
+    """Reads the id in sbatch's answers and remembers every one; datatrove keeps the last array's only."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def __call__(self, sbatch_output: str) -> str:
+        self.ids.append(job_id_in(sbatch_output))
+        return self.ids[-1]
 
 
 def _this_environment() -> str:

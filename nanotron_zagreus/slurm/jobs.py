@@ -14,6 +14,8 @@ from nanotron_zagreus.slurm.site import Site
 from nanotron_zagreus.slurm.template import fill, read_template
 
 AUTO = Path("auto")
+_CONVERT_CPUS = 4
+_EVALUATE_CPUS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,37 +43,48 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSource:
+    """Text to tokenize into one of the configuration's data folders."""
+
+    input: str
+    output: Path
+    text_column: str = "text"
+
+    @classmethod
+    def parse(cls, text: str) -> TextSource:
+        """Read `INPUT=FOLDER[:COLUMN]`; the input may hold `=` itself, as in `corpus/lang=pt`."""
+        source, equals, rest = text.rpartition("=")
+        folder, _, column = rest.partition(":")
+        if not (source and equals and folder):
+            raise InputError(f"--tokenize: got {text!r}, expected INPUT=FOLDER or INPUT=FOLDER:COLUMN")
+        return cls(input=source, output=Path(folder), text_column=column or "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Which jobs stand around the training."""
+
+    sources: tuple[TextSource, ...] = ()
+    """Text to tokenize first; none: the shards are there."""
+    eos: bool = False
+    """Whether the tokenization writes an end-of-text token after each document."""
+    hf_folder: Path | None = None
+    """Where converted checkpoints go; None: no conversion."""
+    suite: str | None = None
+    """What to evaluate them with; None: no evaluation."""
+    results: Path = Path("results")
+    data: Path | None = None
+    """Local copies of the evaluation's data sets."""
+    after: tuple[str, ...] = ()
+    """Jobs that must end well before the first one starts, such as a tokenization."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobScript:
     """One job: its script and what it is called."""
 
     name: str
     text: str
-
-
-def check_launch(config: Config, nodes: int, gpus_per_node: int) -> None:
-    """Refuse a number of GPUs that is not dp x tp x pp, and a resume that a requeue could not repeat."""
-    parallelism = config.parallelism
-    if nodes * gpus_per_node != parallelism.world_size:
-        raise InputError(
-            f"--nodes x --gpus-per-node = {nodes} x {gpus_per_node} = {nodes * gpus_per_node} ranks, but "
-            f"dp x tp x pp = {parallelism.dp} x {parallelism.tp} x {parallelism.pp} = {parallelism.world_size}; "
-            f"launch as many GPUs, or {_advice_for_ranks(config, nodes * gpus_per_node)}"
-        )
-    resume, own = config.checkpoints.resume_checkpoint_path, config.checkpoints.checkpoints_path
-    if resume not in (None, AUTO, own):
-        raise InputError(
-            f"checkpoints.resume_checkpoint_path: got {resume}, but a requeued job goes on from its own "
-            f"checkpoints_path {own}; set it to auto, or start from other weights with model.init_method.path"
-        )
-
-
-def check_folders(*folders: Path) -> None:
-    """Refuse folders whose names Slurm would not take literally."""
-    for folder in folders:
-        if any(character in str(folder) for character in "\"'\\%\n\r"):
-            raise InputError(
-                f"folder {str(folder)!r}: quotes, backslashes and % mean something to Slurm; submit from another folder"
-            )
 
 
 def config_text(launch: Launch) -> str:
@@ -101,7 +114,8 @@ def train_script(launch: Launch, estimate: RunEstimate) -> JobScript:
 def convert_script(launch: Launch, hf_folder: Path) -> JobScript:
     """Return the job that converts every checkpoint of the run that has no Hugging Face folder yet."""
     variables = {"HF_CHECKPOINTS": str(hf_folder), "CONFIG": str(launch.config_file)}
-    return _script(launch, "convert", {"partition": launch.site.partition_without_gpus}, variables)
+    directives = {"cpus-per-task": str(min(_CONVERT_CPUS, launch.site.cpus_without_gpus))}
+    return _script(launch, "convert", directives | _without_gpus(launch.site), variables)
 
 
 def evaluate_script(launch: Launch, hf_folder: Path, suite: str, results: Path, data: Path | None) -> JobScript:
@@ -113,16 +127,8 @@ def evaluate_script(launch: Launch, hf_folder: Path, suite: str, results: Path, 
         "DATA": "" if data is None else str(data),
         "MAX_REQUEUES": str(launch.site.max_requeues),
     }
-    return _script(launch, "evaluate", {"gres": launch.site.gres(1)}, variables)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSource:
-    """Text to tokenize into one of the configuration's data folders."""
-
-    input: str
-    output: Path
-    text_column: str = "text"
+    directives = {"gres": launch.site.gres(1), "cpus-per-task": str(min(_EVALUATE_CPUS, launch.site.cpus_per_node))}
+    return _script(launch, "evaluate", directives, variables)
 
 
 def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool) -> JobScript:
@@ -143,9 +149,9 @@ def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool)
     site = launch.site
     directives = {
         "array": f"0-{len(sources) - 1}",
-        "cpus-per-task": str(site.cpus_per_node),
-        "partition": site.partition_without_gpus,
+        "cpus-per-task": str(site.cpus_without_gpus),
         "output": str(launch.folder / "logs" / "%x-%A_%a.log"),
+        **_without_gpus(site),
     }
     variables = {
         "SOURCES": str(launch.sources_file),
@@ -161,19 +167,9 @@ def sources_text(sources: Sequence[TextSource]) -> str:
     return "".join(f"{source.input}\t{source.output}\t{source.text_column}\n" for source in sources)
 
 
-def _advice_for_ranks(config: Config, ranks: int) -> str:
-    """Return what to change so that ``ranks`` GPUs train the same global batch, where that is possible."""
-    parallelism, tokens = config.parallelism, config.tokens
-    dp, rest = divmod(ranks, parallelism.tp * parallelism.pp)
-    if rest or dp == 0:
-        return f"as many as tp x pp = {parallelism.tp} x {parallelism.pp} divides, with parallelism.dp to match"
-    accumulation, rest = divmod(config.samples_per_step, dp * tokens.micro_batch_size)
-    if rest or accumulation == 0:
-        return f"set parallelism.dp to {dp} (another global batch: {config.samples_per_step} samples do not divide)"
-    return (
-        f"set parallelism.dp to {dp} and tokens.batch_accumulation_per_replica to {accumulation}, "
-        f"which keeps the global batch of {config.samples_per_step} samples"
-    )
+def _without_gpus(site: Site) -> dict[str, str | None]:
+    """Return the directives of a job that needs no GPU."""
+    return {"partition": site.partition_without_gpus, "time": site.time_limit_without_gpus}
 
 
 def _script(launch: Launch, job: str, directives: Mapping[str, str | None], variables: Mapping[str, str]) -> JobScript:
@@ -192,6 +188,6 @@ def _script(launch: Launch, job: str, directives: Mapping[str, str | None], vari
         "HF_HOME": site.hf_home or "",
         "OFFLINE": str(int(site.offline)),
     }
-    more = [f"--chdir={launch.work_folder}", *site.directives]
+    more = [f"--chdir={launch.work_folder}", *site.directives_of(job)]
     text = fill(read_template(job), {**common, **directives}, {**shared, **variables}, more)
     return JobScript(name=job, text=text)

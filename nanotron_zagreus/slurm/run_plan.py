@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.errors import InputError
-from nanotron_zagreus.notices import missing_checkpoints, missing_data, missing_tokenizer, notices
+from nanotron_zagreus.notices import missing_data, notices
+from nanotron_zagreus.slurm.checks import check_folders, check_launch, obstacles
 from nanotron_zagreus.slurm.duration import RunEstimate, estimate_run
 from nanotron_zagreus.slurm.jobs import (
+    Chain,
     JobScript,
     Launch,
-    TextSource,
-    check_folders,
-    check_launch,
     config_text,
     convert_script,
     evaluate_script,
@@ -24,24 +22,6 @@ from nanotron_zagreus.slurm.jobs import (
     train_script,
 )
 from nanotron_zagreus.slurm.site import Site, seconds_of_time_limit
-from nanotron_zagreus.slurm.submission import submit_script, try_script
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chain:
-    """Which jobs stand around the training."""
-
-    sources: tuple[TextSource, ...] = ()
-    """Text to tokenize first; none: the shards are there."""
-    eos: bool = False
-    """Whether the tokenization writes an end-of-text token after each document."""
-    hf_folder: Path | None = None
-    """Where converted checkpoints go; None: no conversion."""
-    suite: str | None = None
-    """What to evaluate them with; None: no evaluation."""
-    results: Path = Path("results")
-    data: Path | None = None
-    """Local copies of the evaluation's data sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +33,8 @@ class RunPlan:
     jobs: tuple[JobScript, ...]
     files: dict[Path, str]
     """What the jobs read besides their scripts."""
+    after: tuple[str, ...]
+    """Jobs that must end well before the first one starts."""
     notices: tuple[str, ...]
     obstacles: tuple[str, ...]
     """What this machine lacks and a submitted job would fail on."""
@@ -111,61 +93,13 @@ def make_run_plan(
         jobs.append(convert_script(launch, chain.hf_folder))
         if chain.suite is not None:
             jobs.append(evaluate_script(launch, chain.hf_folder, chain.suite, chain.results, chain.data))
+    later = missing_data(config) if chain.after else None
     return RunPlan(
         launch=launch,
         estimate=estimate,
         jobs=tuple(jobs),
         files=files,
-        notices=notices(config),
-        obstacles=_obstacles(config, site, has_data_later=bool(chain.sources)),
+        after=chain.after,
+        notices=(*notices(config), *([f"{later}, before job {', '.join(chain.after)} has ended"] if later else ())),
+        obstacles=obstacles(launch, chain, estimate),
     )
-
-
-def write_files(plan: RunPlan) -> dict[str, Path]:
-    """Write scripts, configuration and the log folder; return job name -> script."""
-    (plan.launch.folder / "logs").mkdir(parents=True, exist_ok=True)
-    for path, text in plan.files.items():
-        path.write_text(text, encoding="utf-8")
-    scripts = {job.name: plan.launch.folder / f"{job.name}.sbatch" for job in plan.jobs}
-    for job in plan.jobs:
-        scripts[job.name].write_text(job.text, encoding="utf-8")
-    return scripts
-
-
-def submit(plan: RunPlan, after: Sequence[str] = ()) -> dict[str, str]:
-    """Write everything, try every script, submit the jobs as a chain; return job name -> job id.
-
-    Args:
-        plan: the run.
-        after: jobs that must end well before the first one starts, such as a tokenization.
-
-    Raises:
-        InputError: something is missing here (with ``after``, data may still come), or Slurm refuses a script.
-    """
-    if obstacles := [text for text in plan.obstacles if not (after and text == missing_data(plan.launch.config))]:
-        raise InputError(f"not submitted: {'; '.join(obstacles)}")
-    scripts = write_files(plan)
-    for script in scripts.values():
-        try_script(script)
-    ids: dict[str, str] = {}
-    before = tuple(after)
-    for name, script in scripts.items():
-        ids[name] = submit_script(script, before)
-        before = (ids[name],)
-    return ids
-
-
-def _obstacles(config: Config, site: Site, *, has_data_later: bool) -> tuple[str, ...]:
-    """Return what a job would fail on: data, tokenizer and checkpoints that are missing, and a wrong environment."""
-    hf_home = None if site.hf_home is None else Path(site.hf_home)
-    needed = [
-        None if has_data_later else missing_data(config),
-        missing_tokenizer(config, hf_home) if site.offline else None,
-        missing_checkpoints(config),
-    ]
-    found = [text for text in needed if text is not None]
-    if not (Path(site.venv) / "bin" / "activate").is_file():
-        found.append(f"site file: venv {site.venv} has no bin/activate")
-    if hf_home is not None and not hf_home.is_dir():
-        found.append(f"site file: hf_home {site.hf_home} does not exist")
-    return tuple(found)

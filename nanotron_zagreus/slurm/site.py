@@ -13,6 +13,7 @@ from nanotron_zagreus.errors import InputError, MissingInputError
 
 DEFAULT_SITE_FILE = Path("slurm_site.yaml")
 
+_OF_WHOLE_NODES = ("--exclusive", "--nodelist", "--nodefile", "--contiguous", "--switches")
 _UNSET = re.compile(r"YOUR_|/path/to\b")
 _TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<first>[0-9]+)(?::(?P<second>[0-9]+))?(?::(?P<third>[0-9]+))?")
 _ONE_LINE = re.compile(r"[^\n\r\0]*")
@@ -27,8 +28,12 @@ class Site:
     """Where the GPUs are."""
     cpu_partition: str | None = None
     """Where jobs without a GPU run (tokenize, convert); null: as the others."""
+    cpu_partition_cores: int | None = None
+    """Cores of a node of cpu_partition; null: cpus_per_node."""
     time_limit: str
     """Longest run time of a job, as Slurm writes it: days-hours:minutes:seconds."""
+    cpu_time_limit: str | None = None
+    """The same for jobs without a GPU; null: time_limit."""
     venv: str
     """Virtual environment with this project, seen by all nodes."""
     hf_home: str | None
@@ -45,7 +50,8 @@ class Site:
     max_requeues: int = 20
     """Time limits that one training job may use up."""
     directives: tuple[str, ...] = ()
-    """Further #SBATCH options, such as --exclusive or --qos=high."""
+    """Further #SBATCH options of every job, such as --qos=high; those that choose whole nodes, such as --exclusive and
+    --nodelist, are the training's alone."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -54,7 +60,11 @@ class Site:
                 self._check_text(field.name, text)
         at_least("cpus_per_node", self.cpus_per_node, 1)
         at_least("max_requeues", self.max_requeues, 0)
+        if self.cpu_partition_cores is not None:
+            at_least("cpu_partition_cores", self.cpu_partition_cores, 1)
         seconds_of_time_limit(self.time_limit)
+        if self.cpu_time_limit is not None:
+            seconds_of_time_limit(self.cpu_time_limit, "cpu_time_limit")
         for directive in self.directives:
             if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
                 raise InputError(f"directives: got {directive!r}, expected an sbatch option such as --exclusive")
@@ -63,6 +73,20 @@ class Site:
     def partition_without_gpus(self) -> str | None:
         """The partition of jobs that need no GPU."""
         return self.cpu_partition or self.partition
+
+    @property
+    def time_limit_without_gpus(self) -> str:
+        """The time limit of jobs that need no GPU."""
+        return self.cpu_time_limit or self.time_limit
+
+    @property
+    def cpus_without_gpus(self) -> int:
+        """The cores of a node where jobs run that need no GPU."""
+        return self.cpu_partition_cores or self.cpus_per_node
+
+    def directives_of(self, job: str) -> list[str]:
+        """Return the site's further options of ``job``: train, tokenize, convert or evaluate."""
+        return [text for text in self.directives if job == "train" or text.partition("=")[0] not in _OF_WHOLE_NODES]
 
     def gres(self, num_gpus: int) -> str:
         """Return the value of --gres for ``num_gpus`` GPUs of a node."""
@@ -99,7 +123,7 @@ def load_site(path: Path | None) -> Site:
         raise error if str(error).startswith(str(file)) else InputError(f"{file}: {error}") from error
 
 
-def seconds_of_time_limit(text: str) -> int:
+def seconds_of_time_limit(text: str, field: str = "time_limit") -> int:
     """Return a Slurm time limit in seconds: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S (man sbatch, --time).
 
     Raises:
@@ -107,9 +131,7 @@ def seconds_of_time_limit(text: str) -> int:
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
-        raise InputError(
-            f"time_limit: got {text!r}, expected Slurm's form days-hours:minutes:seconds, such as 4-00:00:00"
-        )
+        raise InputError(f"{field}: got {text!r}, expected Slurm's form days-hours:minutes:seconds, such as 4-00:00:00")
     first, second, third = (int(match[name] or 0) for name in ("first", "second", "third"))
     if match["days"] is not None:
         seconds = ((int(match["days"]) * 24 + first) * 60 + second) * 60 + third
@@ -118,5 +140,5 @@ def seconds_of_time_limit(text: str) -> int:
     else:
         seconds = first * 60 + second
     if seconds == 0:
-        raise InputError(f"time_limit: got {text!r}, which is no time at all or unlimited; give the limit of a job")
+        raise InputError(f"{field}: got {text!r}, which is no time at all or unlimited; give the limit of a job")
     return seconds

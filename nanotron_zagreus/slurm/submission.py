@@ -1,16 +1,15 @@
-"""Speak with Slurm's clients: try a script, submit it, chain jobs."""
+"""Speak with Slurm's clients: try a script, submit it behind others, cancel jobs."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from nanotron_zagreus.errors import InputError, WorkError
-
-_JOB_ID = re.compile(r"([0-9]+)(;\S+)?")
+from nanotron_zagreus.job_queue import job_id_in
+from nanotron_zagreus.slurm.jobs import JobScript
 
 
 def has_slurm() -> bool:
@@ -24,17 +23,17 @@ def require_slurm() -> None:
         raise InputError("sbatch: not found on this machine; run `zagreus slurm submit` on a login node of the cluster")
 
 
-def try_script(script: Path) -> str:
-    """Return what `sbatch --test-only` says about a script: when and where it would start.
+def try_script(job: JobScript) -> str:
+    """Return what `sbatch --test-only` says about a script: when and where it would start. Nothing is written.
 
     Raises:
         InputError: Slurm would refuse it.
     """
-    done = _sbatch(["--test-only", str(script)])
+    done = _sbatch(["--test-only"], script=job.text)
     text = " ".join((done.stderr + done.stdout).split())
     if done.returncode:
         raise InputError(
-            f"{script}: Slurm refuses it: {text}; compare the site file with `sinfo` and `scontrol show node`"
+            f"{job.name} job: Slurm refuses it: {text}; compare the site file with `sinfo` and `scontrol show node`"
         )
     return text.removeprefix("sbatch: ")
 
@@ -58,20 +57,12 @@ def submit_script(script: Path, after: Sequence[str] = ()) -> str:
     return job_id_in(done.stdout)
 
 
-def job_id_in(text: str) -> str:
-    """Return the job id in what `sbatch --parsable` printed, whatever a site's wrapper prints around it.
-
-    Raises:
-        WorkError: there is no line `ID` or `ID;cluster`.
-    """
-    ids = [match[1] for line in text.splitlines() if (match := _JOB_ID.fullmatch(line.strip()))]
-    if not ids:
-        raise WorkError(
-            f"sbatch answered {text.strip()!r}, which holds no job id; look with squeue before trying again"
-        )
-    return ids[-1]
+def cancel_jobs(ids: Sequence[str]) -> bool:
+    """Cancel jobs, those that are chained last first; say whether Slurm took it."""
+    done = subprocess.run(["scancel", *reversed(ids)], capture_output=True, text=True, check=False)
+    return done.returncode == 0
 
 
-def _sbatch(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def _sbatch(arguments: list[str], script: str | None = None) -> subprocess.CompletedProcess[str]:
     require_slurm()
-    return subprocess.run(["sbatch", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(["sbatch", *arguments], input=script, capture_output=True, text=True, check=False)

@@ -17,9 +17,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from stoppable import Stoppable
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "unshare", "setpriv")
 NUM_GPUS = 8
 _START_SECONDS = 30.0
+_GRACE_SECONDS = 60
+"""How long a job in `main` may go on once a job in `urgent` wants its nodes."""
 _NAMESPACE = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc")
 
 _SLURM_CONF = """
@@ -56,8 +60,11 @@ SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.%n.log
 GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace}
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 
 
@@ -76,7 +83,7 @@ def missing_requirement() -> str | None:
     return None if probe.returncode == 0 else f"namespaces are not allowed here: {probe.stderr.strip()}"
 
 
-class SlurmCluster:
+class SlurmCluster(Stoppable):
     """A running cluster; use as a context manager."""
 
     def __init__(self, num_nodes: int = 2) -> None:
@@ -88,18 +95,11 @@ class SlurmCluster:
         } | {"SLURM_CONF": str(self.folder / "slurm.conf")}
         self._daemons: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> SlurmCluster:
-        try:
-            self._write_files()
-            self._start()
-            self._wait_until_idle()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
+    def start(self) -> None:
+        """Start every daemon and wait until jobs can run."""
+        self._write_files()
+        self._start()
+        self._wait_until_idle()
 
     def stop(self) -> None:
         """End every daemon, and with its namespace every process of every job; remove the folder."""
@@ -176,7 +176,8 @@ class SlurmCluster:
             f"Gres=gpu:{NUM_GPUS} State=UNKNOWN"
             for node, port in zip(self.nodes, ports[1:], strict=True)
         )
-        text = _SLURM_CONF.format(host=socket.gethostname().split(".")[0], port=ports[0], folder=folder, nodes=nodes)
+        host = socket.gethostname().split(".")[0]
+        text = _SLURM_CONF.format(host=host, port=ports[0], folder=folder, nodes=nodes, grace=_GRACE_SECONDS)
         (folder / "slurm.conf").write_text(text)
 
     def _start(self) -> None:
@@ -204,8 +205,8 @@ class SlurmCluster:
 
     def _wait_until_idle(self) -> None:
         def is_idle() -> bool:
-            states = self.run(["sinfo", "--noheader", "--Node", "--format=%T"], check=False).split()
-            return states == ["idle"] * len(self.nodes)
+            lines = set(self.run(["sinfo", "--noheader", "--Node", "--format=%N %T"], check=False).splitlines())
+            return lines == {f"{node} idle" for node in self.nodes}
 
         try:
             _wait_for(is_idle, "idle nodes")

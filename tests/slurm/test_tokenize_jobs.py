@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Login
 
+from nanotron_zagreus.slurm.template import fill, read_template
 from tests.unit.tokenizer_fixtures import TEXTS, train_tokenizer
 
 NUM_TASKS = 5
@@ -33,7 +34,7 @@ class Corpus:
         return self.login.zagreus(*arguments, "--tasks", str(NUM_TASKS), "--encoder", "tokenizers", *options).stdout
 
     def submit(self, output: str, *options: str) -> str | None:
-        """Submit what is missing; return the last job's id, None when nothing is missing."""
+        """Submit what is missing; return the arrays' ids joined by colons, None when nothing is missing."""
         slurm = ("--executor", "slurm", "--slurm-partition", "main", "--slurm-memory-gb", "1", "--json")
         return json.loads(self.tokenize(output, *slurm, *options))[0]["job"]
 
@@ -43,7 +44,12 @@ class Corpus:
 
     def tasks(self, job: str) -> dict[str, str]:
         """Return the state of every task of an array: index -> state."""
-        text = self.login.cluster.run(["scontrol", "--oneliner", "show", "job", job])
+        return self.states(self.login, job)
+
+    @staticmethod
+    def states(login: Login, job: str) -> dict[str, str]:
+        """The same for an array that was submitted in another way."""
+        text = login.cluster.run(["scontrol", "--oneliner", "show", "job", job])
         rows = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in text.splitlines()]
         return {row["ArrayTaskId"]: row["JobState"] for row in rows if "ArrayTaskId" in row}
 
@@ -63,10 +69,10 @@ def corpus(login: Login) -> Corpus:
 
 def test_an_array_writes_what_one_machine_writes(corpus: Corpus) -> None:
     """More tasks than an array may have become two arrays, the second after the first."""
-    last = corpus.submit("over-slurm", "--slurm-max-array", "3")
-    assert last is not None
+    arrays = corpus.submit("over-slurm", "--slurm-max-array", "3")
+    assert arrays is not None and arrays.count(":") == 1
     corpus.tokenize("here", "--workers", "1")
-    states = [state for job in (str(int(last) - 1), last) for state in corpus.wait(job).values()]
+    states = [state for job in arrays.split(":") for state in corpus.wait(job).values()]
     assert states.count("COMPLETED") >= NUM_TASKS, corpus.login.logs()
     assert corpus.shards("over-slurm") == corpus.shards("here")
     assert len(corpus.shards("here")) == 3 * NUM_TASKS
@@ -81,11 +87,58 @@ def test_a_killed_task_is_done_by_running_the_command_again(login: Login) -> Non
     states = corpus.wait(job)
     assert sorted(states.values()) == ["COMPLETED"] * (NUM_TASKS - 1) + ["FAILED"], login.logs()
     assert len(list((login.folder / "shards").glob("*.ds"))) == NUM_TASKS - 1, "no partial shard is left to be read"
+    # The job that adds up statistics would otherwise wait in the queue for ever.
+    assert login.cluster.wait(str(int(job) + 1), seconds=60)["JobState"] == "CANCELLED"
     again = corpus.submit("shards")
     assert again is not None
     assert list(corpus.wait(again).values()) == ["COMPLETED"], "only what was missing runs again"
     corpus.tokenize("here", "--workers", "1")
     assert corpus.shards("shards") == corpus.shards("here")
+
+
+def test_a_job_behind_several_arrays_waits_for_all_of_them(corpus: Corpus) -> None:
+    """The second array runs whatever becomes of the first one."""
+    cluster = corpus.login.cluster
+    arrays = corpus.submit("shards", "--slurm-max-array", "3")
+    assert arrays is not None
+    after = f"--dependency=afterok:{arrays}"
+    waiting = ["sbatch", "--parsable", after, "--kill-on-invalid-dep=yes", "--output=/dev/null", "--wrap", "true"]
+    job = cluster.run(waiting).strip()
+    first, second = arrays.split(":")
+    cluster.run(["scancel", first])
+    assert set(corpus.wait(second).values()) == {"COMPLETED"}, corpus.login.logs()
+    assert cluster.wait(job, seconds=60)["JobState"] == "CANCELLED"
+
+
+def test_an_element_out_of_time_requeues_itself_and_no_other(login: Login) -> None:
+    """Also the last element, whose job id is that of the array."""
+    folder = login.folder
+    binaries = folder / "environment" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "activate").write_text(f"export PATH={binaries}:$PATH\n")
+    # Finishes a task, and at its first start a second one never.
+    stand_in = """#!/bin/bash
+        echo "$SLURM_ARRAY_TASK_ID" >>{0}/starts
+        mkdir -p b/logs/completions; touch "b/logs/completions/${{SLURM_RESTART_COUNT:-0}}"
+        [ "$SLURM_ARRAY_TASK_ID${{SLURM_RESTART_COUNT:-}}" != 1 ] || exec sleep 600
+        """
+    (binaries / "zagreus").write_text(stand_in.format(folder))
+    (binaries / "zagreus").chmod(0o755)
+    (folder / "sources.tsv").write_text("a\ta\ttext\nb\tb\ttext\n")
+    directives = {"array": "0-1", "cpus-per-task": "1", "account": None, "partition": "main"}
+    variables = {"MODULES": "", "VENV": str(folder / "environment"), "HF_HOME": ""}
+    (folder / "job.sbatch").write_text(fill(read_template("tokenize"), directives, variables, [f"--chdir={folder}"]))
+    job = login.cluster.run(["sbatch", "--parsable", folder / "job.sbatch"]).strip()
+    end = time.monotonic() + 60
+    while not (folder / "starts").exists() or sorted((folder / "starts").read_text().split()) != ["0", "1"]:
+        assert time.monotonic() < end, login.logs()
+        time.sleep(0.1)
+    login.cluster.run(["scancel", "--signal=USR1", "--batch", f"{job}_1"])
+    while (folder / "starts").read_text().count("1") < 2:
+        assert time.monotonic() < end, login.logs()
+        time.sleep(0.1)
+    assert set(Corpus.states(login, job).values()) <= {"COMPLETED", "RUNNING", "COMPLETING"}
+    assert (folder / "starts").read_text().count("0") == 1, login.logs()
 
 
 def pid_of_task(login: Login, job: str, task: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,24 @@ from nanotron_zagreus.slurm.template import read_template
 
 # Acts out one start: it waits for the request to stop, if told to, and leaves the outcome a trainer would.
 TORCHRUN = """#!{python}
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
+signals = []
+signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
 acts = json.loads(Path("{acts}").read_text())
 act = acts[min(int(os.environ.get("SLURM_RESTART_COUNT") or 0), len(acts) - 1)]
 root = Path("{root}")
 with open("{folder}/arguments." + os.environ["SLURMD_NODENAME"], "a") as file:
     file.write(json.dumps([sys.argv[1:], os.environ["OMP_NUM_THREADS"], os.environ.get("HF_HUB_OFFLINE")]) + "\\n")
-while act.get("waits") and not (root / "STOP").exists():
+while act.get("waits") and not (root / "STOP").exists() and not signals:
     time.sleep(0.1)
+outcome = {{"why": act.get("why"), "step": act.get("step"), "checkpoint": None}}
+outcome["reason"] = "SIGTERM on rank 0" if signals else ""
 if "why" in act and os.environ["SLURMD_NODENAME"] == "n1":
-    (root / "outcome.json").write_text(json.dumps({{"why": act["why"], "step": act["step"], "checkpoint": None}}))
+    (root / "outcome.json").write_text(json.dumps(outcome))
 time.sleep(1)
 (root / "STOP").unlink(missing_ok=True)
-sys.exit(act.get("code", 0))
+sys.exit(1 if signals else act.get("code", 0))
 """
 
 
@@ -59,19 +64,27 @@ class Stage:
         config = tiny_config(self.folder, parallelism__dp=2 * nodes, tokens__batch_accumulation_per_replica=1)
         return self.login.submit(write_config(self.folder / "run.yaml", config), nodes=nodes, gpus=2)["train"]
 
+    def wait_for_start(self, job: str) -> None:
+        """Return once the stand-in runs in the job's present start."""
+        starts = int(self.login.cluster.job(job)["Restarts"]) + 1
+        wait_until(lambda: len(self.arguments()) >= starts, self.login)
+
     def ask_for_a_save(self, job: str) -> None:
         """Send what Slurm sends before the time limit, once the stand-in runs in the job's present start."""
-        starts = int(self.login.cluster.job(job)["Restarts"]) + 1
-        end = time.monotonic() + 60
-        while len(self.arguments()) < starts:
-            assert time.monotonic() < end, self.login.logs()
-            time.sleep(0.1)
+        self.wait_for_start(job)
         self.login.cluster.run(["scancel", "--signal=USR1", "--batch", job])
 
     def arguments(self) -> list[list[object]]:
         """Return what the stand-in on the first node was called with, one entry for each start."""
         path = self.folder / "arguments.n1"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_until(is_so: Callable[[], bool], login: Login) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end, login.logs()
+        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -110,6 +123,40 @@ def test_saves_are_followed_by_requeues_until_the_run_is_finished(stage: Stage) 
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2"), stage.login.logs()
     ids = [[text for text in arguments if "rdzv_id" in text] for arguments, _, _ in stage.arguments()]  # type: ignore[attr-defined]
     assert ids == [[f"--rdzv_id={job}.{start}"] for start in range(3)]
+
+
+def test_a_preempted_job_saves_and_goes_on_when_its_nodes_are_free_again(stage: Stage, cluster: SlurmCluster) -> None:
+    """Slurm tells the ranks alone, waits, and would then requeue a job that still runs."""
+    job = stage.submit([stopped(4), FINISHED])
+    stage.wait_for_start(job)
+    cluster.run(["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"])
+    ended = cluster.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), stage.login.logs()
+    assert "requeueing to go on after step 4" in stage.login.logs()
+
+
+def test_a_time_limit_while_the_job_starts_is_heard(stage: Stage, cluster: SlurmCluster) -> None:
+    started = stage.folder / "started"
+    activate = (stage.binaries / "activate").read_text()
+    (stage.binaries / "activate").write_text(f'{activate}touch {started}\n[ -n "$SLURM_RESTART_COUNT" ] || sleep 3\n')
+    job = stage.submit([stopped(4), FINISHED])
+    wait_until(started.exists, stage.login)
+    cluster.run(["scancel", "--signal=USR1", "--batch", job])
+    ended = cluster.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), stage.login.logs()
+
+
+def test_a_second_submission_of_a_running_job_is_refused(stage: Stage, cluster: SlurmCluster) -> None:
+    job = stage.submit([stopped(4)])
+    stage.wait_for_start(job)
+    launch = ("--config-file", "run.yaml", "--nodes", "2", "--gpus-per-node", "2")
+    assert f"train {job}" in stage.login.zagreus("slurm", "submit", *launch, code=2).stderr
+    # Started by hand, the second job finds the first.
+    by_hand = cluster.run(["sbatch", "--parsable", stage.folder / "slurm_jobs" / "tiny" / "train.sbatch"]).strip()
+    assert cluster.wait(by_hand)["ExitCode"] == "2:0", stage.login.logs()
+    assert f"job {job} trains into" in stage.login.logs()
+    (stage.root / "STOP").touch()
+    assert cluster.wait(job)["ExitCode"] == "75:0", stage.login.logs()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_torchrun_on_two_hosts_gives_the_losses_of_one_process(hosts: TwoHosts, 
         "--config-file",
         str(config),
     ]
-    agents = [hosts.start(host, command, OMP_NUM_THREADS="1") for host in ("hosta", "hostb")]
+    agents = [hosts.run(host, command, OMP_NUM_THREADS="1") for host in ("hosta", "hostb")]
 
     alone = tmp_path / "alone"
     launch([write_config(alone / "run.yaml", tiny_config(alone))], num_processes=1)

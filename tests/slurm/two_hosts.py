@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from stoppable import Stoppable
+
 HOSTS = {"hosta": "10.77.0.1", "hostb": "10.77.0.2"}
 _ISOLATED = (
     "setpriv",
@@ -23,7 +25,7 @@ _ISOLATED = (
 )
 
 
-class TwoHosts:
+class TwoHosts(Stoppable):
     """The two hosts; use as a context manager."""
 
     def __init__(self, folder: Path) -> None:
@@ -31,20 +33,13 @@ class TwoHosts:
         self._anchors: dict[str, subprocess.Popen[bytes]] = {}
         self._inits: dict[str, int] = {}
 
-    def __enter__(self) -> TwoHosts:
+    def start(self) -> None:
+        """Start both hosts and join them."""
         lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in HOSTS.items())]
         self._hosts_file.write_text("\n".join(lines) + "\n")
-        try:
-            for name in HOSTS:
-                self._start(name)
-            self._lay_cable()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
+        for name in HOSTS:
+            self._start(name)
+        self._lay_cable()
 
     def stop(self) -> None:
         """End both hosts with every process on them."""
@@ -52,7 +47,7 @@ class TwoHosts:
             anchor.send_signal(signal.SIGKILL)
             anchor.wait()
 
-    def start(self, host: str, command: Sequence[str | Path], **environment: str) -> subprocess.Popen[str]:
+    def run(self, host: str, command: Sequence[str | Path], **environment: str) -> subprocess.Popen[str]:
         """Start a command on a host."""
         return subprocess.Popen(
             [*self._inside(host), *map(str, command)],
@@ -74,12 +69,14 @@ class TwoHosts:
 
     def _lay_cable(self) -> None:
         first, second = HOSTS
-        self._run(first, f"ip link add eth0 type veth peer name cable && ip link set cable netns {self._inits[second]}")
-        self._run(second, "ip link set cable name eth0")
+        self._shell(
+            first, f"ip link add eth0 type veth peer name cable && ip link set cable netns {self._inits[second]}"
+        )
+        self._shell(second, "ip link set cable name eth0")
         for name, address in HOSTS.items():
-            self._run(name, f"ip address add {address}/24 dev eth0 && ip link set eth0 up")
+            self._shell(name, f"ip address add {address}/24 dev eth0 && ip link set eth0 up")
 
-    def _run(self, host: str, script: str) -> None:
+    def _shell(self, host: str, script: str) -> None:
         # The network alone is entered: names and numbers of processes stay those of this host.
         target = str(self._inits[host])
         subprocess.run(["nsenter", "--target", target, "--net", "sh", "-c", script], check=True)

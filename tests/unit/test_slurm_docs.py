@@ -34,6 +34,18 @@ def test_a_command_of_the_guide_is_accepted(words: list[str]) -> None:
     command.make_context(words[-1], rest)
 
 
+def test_options_that_the_guide_mentions_exist() -> None:
+    """Inline, a command stands without all that it needs."""
+    mentioned = [text.split() for text in re.findall(r"`(zagreus [^`]+)`", GUIDE)]
+    assert ["--watch"] in [[word for word in words if word == "--watch"] for words in mentioned]
+    for words in mentioned:
+        command, rest = typer.main.get_command(app), words[1:]
+        while hasattr(command, "commands") and rest:
+            command = command.commands[rest.pop(0)]
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= options, words
+
+
 def test_the_guide_names_files_and_messages_that_exist() -> None:
     root = Path(__file__).parents[2]
     for path in re.findall(r"`((?:tests|slurm)/[\w/.]+\.\w+)`", GUIDE):

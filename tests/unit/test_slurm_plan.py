@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ import pytest
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import Config, load_config, load_config_text
 from nanotron_zagreus.errors import InputError, WorkError
+from nanotron_zagreus.job_queue import job_id_in
 from nanotron_zagreus.slurm.duration import estimate_run, lead_seconds, measured_rate, slowest_save_seconds
-from nanotron_zagreus.slurm.jobs import TextSource
-from nanotron_zagreus.slurm.run_plan import Chain, make_run_plan
+from nanotron_zagreus.slurm.jobs import Chain, TextSource
+from nanotron_zagreus.slurm.run_plan import make_run_plan
 from nanotron_zagreus.slurm.site import Site
-from nanotron_zagreus.slurm.submission import job_id_in
 
 PUBLISHED = load_config("zagreus_350M_por.yaml")
 DAY = 86_400
@@ -98,7 +99,7 @@ def test_the_refusal_says_how_to_keep_the_global_batch(nodes: int, gpus: int, ad
     assert advice in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ['a"b', "100%", "a\\b", "a\nb"])
+@pytest.mark.parametrize("name", ['a"b', "100%", "a\\b", "a\nb", "exp#1"])
 def test_a_folder_that_slurm_would_misread_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="mean something to Slurm"):
         make_run_plan(PUBLISHED, SITE, nodes=8, gpus_per_node=8, folder=Path(name))
@@ -149,8 +150,36 @@ def test_a_chain_holds_its_jobs_in_order() -> None:
     assert "HF_CHECKPOINTS=hf" in plan.script("convert").text
     assert "SUITE=progression-por" in plan.script("evaluate").text
     assert "#SBATCH --gres=gpu:1" in plan.script("evaluate").text
-    assert all("#SBATCH --exclusive" in job.text for job in plan.jobs)
-    assert not any("folders do not exist" in text for text in plan.obstacles)
+    assert not any(str(folder) in text for text in plan.obstacles)
+    assert any("9 of 10 folders do not exist" in text for text in plan.obstacles), "only one of them is tokenized"
+
+
+def test_each_job_gets_what_its_nodes_offer() -> None:
+    """Whole nodes are chosen for the training alone; jobs without a GPU have a partition, cores and a limit."""
+    folder = PUBLISHED.data_stages[0].data.dataset.folders[0]
+    chain = Chain(sources=(TextSource(input="a", output=folder),), hf_folder=Path("hf"), suite="progression-por")
+    site = dataclasses.replace(
+        SITE,
+        cpu_partition="serial",
+        cpu_partition_cores=3,
+        cpu_time_limit="0-00:30:00",
+        directives=("--exclusive", "--nodelist=n[1-8]", "--qos=high"),
+    )
+    plan = published_plan(chain, site)
+    assert [job.name for job in plan.jobs if "--exclusive" in job.text or "--nodelist" in job.text] == ["train"]
+    assert all("#SBATCH --qos=high" in job.text for job in plan.jobs)
+    limits, cpus, partitions = (
+        {job.name: re.search(rf"^#SBATCH --{option}=(\S+)", job.text, re.M)[1] for job in plan.jobs}  # type: ignore[index]
+        for option in ("time", "cpus-per-task", "partition")
+    )
+    assert limits == {
+        "tokenize": "0-00:30:00",
+        "train": "4-00:00:00",
+        "convert": "0-00:30:00",
+        "evaluate": "4-00:00:00",
+    }
+    assert cpus == {"tokenize": "3", "train": "32", "convert": "3", "evaluate": "8"}
+    assert partitions == {"tokenize": "serial", "train": "boost", "convert": "serial", "evaluate": "boost"}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +205,13 @@ def test_obstacles_of_a_submission_name_everything_that_is_missing() -> None:
 
 @pytest.mark.parametrize(
     ("text", "job_id"),
-    [("123\n", "123"), ("123;cluster\n", "123"), ("sbatch: lua: welcome\nyour balance is 12 h\n4567\n", "4567")],
+    [
+        ("123\n", "123"),
+        ("123;cluster\n", "123"),
+        ("sbatch: lua: welcome\nyour balance is 12 h\n4567\n", "4567"),
+        ("Submitted batch job 89\n", "89"),
+        ("12 jobs wait\nsbatch: Submitted batch job 4567 on cluster c\nbye 3", "4567"),
+    ],
 )
 def test_a_job_id_is_found_in_what_sites_print_around_it(text: str, job_id: str) -> None:
     assert job_id_in(text) == job_id

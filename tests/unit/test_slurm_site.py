@@ -52,6 +52,8 @@ def test_a_missing_file_says_how_to_write_one(tmp_path: Path, monkeypatch: pytes
         ({"time_limit": 240}, ["time_limit", "240", "text"]),
         ({"max_requeues": -1}, ["max_requeues", "-1"]),
         ({"cpus_per_node": 0}, ["cpus_per_node", ">= 1"]),
+        ({"cpu_partition_cores": 0}, ["cpu_partition_cores", ">= 1"]),
+        ({"cpu_time_limit": "soon"}, ["cpu_time_limit", "'soon'"]),
         ({"directives": ["exclusive"]}, ["directives", "'exclusive'", "--exclusive"]),
         ({"directives": ["--x=1; rm"]}, ["directives"]),
         ({"acount": "x"}, ["acount", "did you mean 'account'"]),

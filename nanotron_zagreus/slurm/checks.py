@@ -1,0 +1,107 @@
+"""What a launch is checked for before Slurm sees it: sizes, folder names, and what its jobs would miss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanotron_zagreus.config import Config
+from nanotron_zagreus.data.corpus import HubDataset, find_files
+from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.notices import missing_checkpoints, missing_data, missing_tokenizer
+from nanotron_zagreus.slurm.duration import RunEstimate
+from nanotron_zagreus.slurm.jobs import AUTO, Chain, Launch
+
+
+def check_launch(config: Config, nodes: int, gpus_per_node: int) -> None:
+    """Refuse a number of GPUs that is not dp x tp x pp, and a resume that a requeue could not repeat."""
+    parallelism = config.parallelism
+    if nodes * gpus_per_node != parallelism.world_size:
+        raise InputError(
+            f"--nodes x --gpus-per-node = {nodes} x {gpus_per_node} = {nodes * gpus_per_node} ranks, but "
+            f"dp x tp x pp = {parallelism.dp} x {parallelism.tp} x {parallelism.pp} = {parallelism.world_size}; "
+            f"launch as many GPUs, or {_advice_for_ranks(config, nodes * gpus_per_node)}"
+        )
+    resume, own = config.checkpoints.resume_checkpoint_path, config.checkpoints.checkpoints_path
+    if resume not in (None, AUTO, own):
+        raise InputError(
+            f"checkpoints.resume_checkpoint_path: got {resume}, but a requeued job goes on from its own "
+            f"checkpoints_path {own}; set it to auto, or start from other weights with model.init_method.path"
+        )
+
+
+def check_folders(*folders: Path) -> None:
+    """Refuse folders whose names Slurm would not take literally."""
+    for folder in folders:
+        if any(character in str(folder) for character in "\"'\\%#\n\r"):
+            raise InputError(
+                f"folder {str(folder)!r}: quotes, backslashes, % and # mean something to Slurm; use another folder"
+            )
+
+
+def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str, ...]:
+    """Return what a job of the chain would fail on: one text for each thing that is missing or cannot work."""
+    config, site = launch.config, launch.site
+    hf_home = None if site.hf_home is None else Path(site.hf_home)
+    found = [
+        None if chain.after else missing_data(config, but=[source.output for source in chain.sources]),
+        missing_tokenizer(config, hf_home) if site.offline else None,
+        missing_checkpoints(config),
+        *(_missing_text(source.input, offline=site.offline) for source in chain.sources),
+        _unseen_checkpoints(launch, chain),
+        _too_many_requeues(launch, estimate),
+    ]
+    if not (Path(site.venv) / "bin" / "activate").is_file():
+        found.append(f"site file: venv {site.venv} has no bin/activate")
+    if hf_home is not None and not hf_home.is_dir():
+        found.append(f"site file: hf_home {site.hf_home} does not exist")
+    if chain.data is not None and not chain.data.is_dir():
+        found.append(f"--data: {chain.data} does not exist; `zagreus eval-data` says what belongs there")
+    return tuple(text for text in found if text is not None)
+
+
+def _missing_text(text: str, *, offline: bool) -> str | None:
+    """Say that an input of the tokenization is not here; what lies behind a URL is not looked for."""
+    if "://" in text:
+        return None
+    if HubDataset.parse(text) is not None:
+        return f"--tokenize: {text} does not exist here, and compute nodes are offline" if offline else None
+    try:
+        find_files([text])
+    except InputError as error:
+        return str(error).replace("--input", "--tokenize", 1)
+    return None
+
+
+def _unseen_checkpoints(launch: Launch, chain: Chain) -> str | None:
+    """Say that a conversion on one node cannot see checkpoints that every node keeps for itself."""
+    if chain.hf_folder is None or launch.nodes == 1 or launch.config.checkpoints.checkpoints_path_is_shared_file_system:
+        return None
+    return (
+        "--convert: checkpoints.checkpoints_path_is_shared_file_system is false, so no node has the whole of a "
+        "checkpoint; set it to true if all nodes see the folder"
+    )
+
+
+def _too_many_requeues(launch: Launch, estimate: RunEstimate) -> str | None:
+    """Say that the run would use up its requeues before its steps."""
+    if estimate.num_requeues <= launch.site.max_requeues:
+        return None
+    return (
+        f"max_requeues: {launch.site.max_requeues}, but the run is expected to requeue {estimate.num_requeues} times "
+        f"({estimate.rate_source}); raise it in the site file, or give a longer --time"
+    )
+
+
+def _advice_for_ranks(config: Config, ranks: int) -> str:
+    """Return what to change so that ``ranks`` GPUs train the same global batch, where that is possible."""
+    parallelism, tokens = config.parallelism, config.tokens
+    dp, rest = divmod(ranks, parallelism.tp * parallelism.pp)
+    if rest or dp == 0:
+        return f"as many as tp x pp = {parallelism.tp} x {parallelism.pp} divides, with parallelism.dp to match"
+    accumulation, rest = divmod(config.samples_per_step, dp * tokens.micro_batch_size)
+    if rest or accumulation == 0:
+        return f"set parallelism.dp to {dp} (another global batch: {config.samples_per_step} samples do not divide)"
+    return (
+        f"set parallelism.dp to {dp} and tokens.batch_accumulation_per_replica to {accumulation}, "
+        f"which keeps the global batch of {config.samples_per_step} samples"
+    )
