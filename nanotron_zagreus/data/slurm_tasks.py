@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from datatrove.executor import SlurmPipelineExecutor
+
+from nanotron_zagreus.data.slurm_jobs import active_jobs, job_id_of, jobs_file, record_job
 from nanotron_zagreus.data.tokenization import forget_lost_shards, make_pipeline
 from nanotron_zagreus.data.tokenization_plan import Preparation
 from nanotron_zagreus.errors import InputError, WorkError
@@ -32,6 +36,15 @@ class SlurmOptions:
     """Further options of sbatch without their dashes, such as account."""
 
 
+class _Array(SlurmPipelineExecutor):
+    """datatrove's executor; nobody is to wait for its job that adds up statistics, which a failed task keeps queued."""
+
+    def launch_merge_stats(self) -> None:
+        """Submit that job without recording its id."""
+        self.job_id_retriever = job_id_of
+        super().launch_merge_stats()
+
+
 def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: int | None = None) -> str | None:
     """Submit what is missing; return the id of the last job, or None when nothing is.
 
@@ -39,17 +52,21 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         workers: tasks that may run at a time; None: as many as Slurm starts.
 
     Raises:
-        InputError: this machine has no sbatch.
-        WorkError: sbatch refused the job.
+        InputError: this machine has no sbatch, or jobs submitted before have not ended.
+        WorkError: sbatch refused the job, or squeue cannot say which jobs have ended.
     """
-    import subprocess
-
-    from datatrove.executor import SlurmPipelineExecutor
-
     if shutil.which("sbatch") is None:
         raise InputError("--executor: got slurm, but there is no sbatch here; run it on a login node, or use local")
+    output = prepared.job.output
+    active = active_jobs(output)
+    if active:
+        raise InputError(
+            f"--output: job {', '.join(active)} of an earlier submission for {output} is queued or running; see how "
+            f"far it is with `zagreus tokenize --output {output} --status`; submit again when it has ended, or after "
+            f"`scancel {' '.join(active)}`"
+        )
     forget_lost_shards(prepared)
-    executor = SlurmPipelineExecutor(
+    executor = _Array(
         make_pipeline(prepared, parallel=options.cpus_per_task > 1),
         tasks=prepared.num_tasks,
         time=options.time,
@@ -62,7 +79,7 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         job_name="zagreus-tokenize",
         env_command=options.env_command or _this_environment(),
         sbatch_args=dict(options.sbatch_options),
-        job_id_retriever=job_id_of,
+        job_id_retriever=partial(record_job, jobs_file(output.resolve())),
         logging_dir=str(prepared.logs.resolve()),
         mail_user=None,
     )
@@ -71,14 +88,6 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
     except subprocess.CalledProcessError as error:
         raise WorkError(f"sbatch refused the job (exit code {error.returncode}); see its message above") from error
     return None if executor.job_id in (None, -1) else str(executor.job_id)
-
-
-def job_id_of(sbatch_output: str) -> str:
-    """Return the job id in what sbatch prints; clusters add lines and words around it."""
-    found = re.search(r"Submitted batch job (\d+)", sbatch_output) or re.search(r"^(\d+)(;|\s*$)", sbatch_output, re.M)
-    if found is None:
-        raise WorkError(f"sbatch: no job id in {sbatch_output!r}; look for the job with squeue")
-    return found.group(1)
 
 
 def _this_environment() -> str:
