@@ -58,6 +58,9 @@ class TokenizersEncoder:
     # In smaller batches much of its time goes to memory given back and asked for again: a quarter at a million.
     batch_characters = 8 * 1024 * 1024
 
+    fallback: str | None = None
+    """Why it works in the place of a faster encoder."""
+
     def __init__(self, choice: TokenizerChoice) -> None:
         self.tokenizer = load_tokenizer(choice)
 
@@ -192,4 +195,5 @@ def make_encoder(choice: TokenizerChoice, wanted: EncoderName, *, seed: int, par
             raise
         reason = str(error)
     _log.warning("encoding with tokenizers: %s", reason)
+    reference.fallback = reason
     return reference

@@ -18,7 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanotron_zagreus.data.shards import list_shards
-from nanotron_zagreus.data.tokenization import Outcome, list_failures, make_pipeline, summarize, tokenize_locally
+from nanotron_zagreus.data.tokenization import (
+    Outcome,
+    list_failures,
+    make_pipeline,
+    problems_of,
+    summarize,
+    tokenize_locally,
+)
 from nanotron_zagreus.data.tokenization_plan import Preparation, TokenizationJob, prepare
 from nanotron_zagreus.data.verification import verify_shard
 from nanotron_zagreus.errors import InputError, MissingInputError, WorkError
@@ -357,3 +364,33 @@ def test_a_hub_dataset_goes_through_datatroves_reader(
         run_task_here(prepared, rank)
     assert summarize(prepared).documents == 100
     assert list_failures(prepared) == []
+
+
+def test_rows_of_a_hub_dataset_without_text_are_counted(
+    tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": ["a", "", None, "b"], "content": list("wxyz")}).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: rows)
+    outcomes = []
+    for column in ("text", "body"):
+        job = TokenizationJob(
+            inputs=("owner/name",), output=tmp_path / column, tokenizer=tokenizer, num_tasks=1, text_column=column
+        )
+        prepared = prepare(job)
+        run_task_here(prepared)
+        outcomes.append((prepared, summarize(prepared)))
+    (_, good), (prepared, wrong) = outcomes
+    assert (good.documents, good.empty, good.failures) == (2, 2, 0)
+    assert (wrong.documents, wrong.empty, wrong.failures) == (0, 0, 4)
+    assert list_failures(prepared)[3]["row"] == 3
+    assert "no column 'body', it has text, content" in list_failures(prepared)[0]["error"]
+
+
+def test_a_source_without_any_document_fails(tokenizer: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n{"text": null}\n')
+    job = job_of(tmp_path / "a.jsonl", tmp_path / "out", tokenizer)
+    outcome = run(job)
+    assert (outcome.documents, outcome.empty) == (0, 2)
+    assert "no document" in problems_of(prepare(job), outcome)[0]
