@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from nanotron_zagreus.data.completeness import missing_parts
 from nanotron_zagreus.data.permutation import KeyedPermutation
 from nanotron_zagreus.data.shards import Shard, list_shards, summarize_shards
 from nanotron_zagreus.errors import InputError
@@ -67,9 +69,13 @@ def open_source(
 
     Raises:
         MissingInputError: no such folder, or nothing in it.
-        InputError: a shard is not whole, a token is out of range, or no window is left to train on.
+        InputError: the folder is not complete, a shard is not whole, a token is out of range, or no window is left to
+            train on.
     """
     shards = list_shards(folder)
+    problems = missing_parts(folder, {entry.name for entry in os.scandir(folder)})
+    if problems:
+        raise InputError(problems[0])
     for shard in shards:
         if shard.token_size != shards[0].token_size or shard.tokenizer != shards[0].tokenizer:
             raise InputError(
