@@ -27,7 +27,7 @@ from nanotron_zagreus.data.tokenization import (
     tokenize_locally,
 )
 from nanotron_zagreus.data.tokenization_plan import Preparation, TokenizationJob, prepare
-from nanotron_zagreus.data.verification import verify_shard
+from nanotron_zagreus.data.verification import incomplete_folders, verify_shard
 from nanotron_zagreus.errors import InputError, MissingInputError, WorkError
 from tests.unit.tokenizer_fixtures import BOS, EOS, TEXTS, train_tokenizer
 
@@ -248,25 +248,35 @@ def slow_job(tmp_path: Path, tokenizer: str) -> list[str]:
     return [*command, "--tokenizer", tokenizer, "--encoder", "tokenizers"]
 
 
-def wait_for_work(output: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list((output / ".partial").glob("*.ds")):
-        time.sleep(0.005)
+def kill_at_work(command: list[str], output: Path, delay_seconds: float) -> bool:
+    """Run ``command``, kill it a moment after a task began its shard; return whether that hit an unfinished shard."""
+    partial = output / ".partial"
+    before = set(partial.glob("*"))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (begun := set(partial.glob("*.ds")) - before):
+        assert process.poll() is None and time.monotonic() < deadline, "no task was seen at work"
+        time.sleep(0.002)
+    time.sleep(delay_seconds)
+    begun |= set(partial.glob("*.ds")) - before
+    process.kill()  # the command alone: its tasks must notice by themselves
+    process.wait()
+    for pid in {int(path.name.split("~")[2]) for path in begun}:
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline, "a task goes on without its command"
+            time.sleep(0.005)
+    return any(path.exists() for path in begun)
 
 
 def test_a_tokenization_killed_anywhere_leaves_whole_shards_only(slow_job: list[str], tmp_path: Path) -> None:
-    rng, output = random.Random(0), tmp_path / "out"
-    for _ in range(2):
-        process = subprocess.Popen(slow_job, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for_work(output)
-        time.sleep(rng.uniform(0, 0.3))
-        process.kill()  # the command alone: its tasks must notice by themselves
-        process.wait()
+    rng, output, hits = random.Random(0), tmp_path / "out", 0
+    while hits < 2:
+        hits += kill_at_work(slow_job, output, rng.uniform(0, 0.15))
         assert [report.problem for report in map(verify_shard, output.glob("*.ds")) if report.problem] == []
-    time.sleep(0.5)
     done = subprocess.run(slow_job, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sum(shard.num_documents for shard in list_shards(output)) == 4 * len(TEXTS)
+    assert incomplete_folders([output]) == []
     assert not list((output / ".partial").iterdir())
 
 

@@ -1,9 +1,12 @@
 """Two attempts at one shard do not disturb each other, and what dead ones left goes away."""
 
+import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -150,3 +153,30 @@ def test_two_that_write_one_result_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.setattr(attempts.Path, "replace", both)
     attempts.write_whole(tmp_path / "1.json", "mine")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_attempt_killed_at_any_moment_leaves_a_whole_shard_or_none(tmp_path):
+    """Writers in processes of their own, each killed a little later than the one before, over a standing shard too."""
+    found = set()
+    for number in range(24):
+        writer = multiprocessing.get_context("fork").Process(target=write_in_pieces, args=(tmp_path, number))
+        writer.start()
+        while not list((tmp_path / PARTIAL_FOLDER).glob(f"*~{writer.pid}~*.ds")) and writer.is_alive():
+            time.sleep(0.0002)
+        time.sleep(number % 12 * 0.0015)
+        writer.kill()
+        writer.join()
+        problem = verify_shard(tmp_path / shard_name(0)).problem if (tmp_path / shard_name(0)).exists() else None
+        assert problem is None or ".metadata is missing" in problem, "of a replacement it may be seen that it broke off"
+        found.add(writer.exitcode)
+    assert -signal.SIGKILL in found
+    write_in_pieces(tmp_path, 0)
+    assert verify_shard(tmp_path / shard_name(0), 10).problem is None
+    assert not list((tmp_path / PARTIAL_FOLDER).iterdir())
+
+
+def write_in_pieces(folder, number):
+    with start(folder) as shard:
+        for first in range(0, 20_000, 1000):
+            shard.write(DOCUMENTS[number % 4][first : first + 1000], np.array([400, 600]))
+        shard.finish()
