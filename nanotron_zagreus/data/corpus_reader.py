@@ -94,11 +94,10 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
         with Path(path).open("rb") as file:
             yield file
         return
-    from fsspec.core import url_to_fs
+    from nanotron_zagreus.data.remote_file import open_remote
 
-    fs, inner = url_to_fs(path)
-    with fs.open(inner, "rb") as file:
-        yield file
+    with open_remote(path) as remote:
+        yield remote
 
 
 def open_arrow(raw: IO[bytes]) -> Any:

@@ -3,7 +3,9 @@
 An encoder takes a list of texts and gives all tokens in one array and the number of tokens of each text,
 special tokens included. tokenizers is the reference. gigatoken is many times faster and young, so it never
 works alone: `ProvenEncoder` compares it with the reference on hard cases, on the first documents of a task and
-on a random sample throughout, and a single difference ends its use.
+on a random sample throughout, and a single difference ends its use. Of a document above 4M characters that is drawn a
+piece is given to both as a text of its own, since the reference takes hundreds of bytes of memory per token: that
+checks the encoder on such text, not that document's tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ EncoderName = Literal["auto", "tokenizers", "gigatoken"]
 _FIRST_CHARACTERS = 256 * 1024
 _CHECKED_SHARE = 0.005
 _LARGEST_CHECKED_CHARACTERS = 4 * 1024 * 1024
-"""Larger documents are not compared: the reference takes hundreds of bytes of memory per token."""
+_PIECE_CHARACTERS = 256 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +139,11 @@ class ProvenEncoder:
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """See `Encoder`."""
         tokens, lengths = self._fast.encode(texts)
-        chosen = [index for index in self._choose(texts) if len(texts[index]) <= _LARGEST_CHECKED_CHARACTERS]
+        drawn = self._choose(texts)
+        chosen = [index for index in drawn if len(texts[index]) <= _LARGEST_CHECKED_CHARACTERS]
+        pieces = [self._piece(texts[index]) for index in drawn if len(texts[index]) > _LARGEST_CHECKED_CHARACTERS]
+        if pieces:
+            self._compare(pieces, *self._fast.encode(pieces))
         if chosen:
             ends = np.cumsum(lengths)
             rows = [tokens[ends[index] - lengths[index] : ends[index]] for index in chosen]
@@ -150,10 +156,15 @@ class ProvenEncoder:
         for index, text in enumerate(texts):
             if self._first_characters <= 0:
                 break
-            self._first_characters -= len(text)
+            self._first_characters -= len(text) if len(text) <= _LARGEST_CHECKED_CHARACTERS else _PIECE_CHARACTERS
             if index not in chosen:
                 chosen.append(index)
         return sorted(chosen)
+
+    def _piece(self, text: str) -> str:
+        """Return a piece of a large document, from anywhere in it."""
+        start = int(self._random.integers(0, len(text) - _PIECE_CHARACTERS + 1))
+        return text[start : start + _PIECE_CHARACTERS]
 
     def _compare(self, texts: Sequence[str], tokens: np.ndarray, lengths: np.ndarray) -> None:
         expected, expected_lengths = self._reference.encode(texts)

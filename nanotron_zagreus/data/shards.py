@@ -104,6 +104,14 @@ def summarize_shards(shards: list[Shard]) -> list[ShardSummary]:
     return _map_all(_summarize, shards)
 
 
+def read_fully(descriptor: int, num_bytes: int, offset: int) -> bytes:
+    """Return ``num_bytes`` from ``offset`` on, fewer only where the file ends; one read may give less than is there."""
+    block = os.pread(descriptor, num_bytes, offset)
+    while len(block) < num_bytes and (more := os.pread(descriptor, num_bytes - len(block), offset + len(block))):
+        block += more
+    return block
+
+
 def _summarize(shard: Shard) -> ShardSummary:
     digest = hashlib.blake2b(digest_size=8)
     identity = f"{shard.path.name}|{shard.num_tokens}|{shard.num_documents}|{shard.token_size}|{shard.tokenizer}"
@@ -113,7 +121,7 @@ def _summarize(shard: Shard) -> ShardSummary:
     descriptor = os.open(shard.path, os.O_RDONLY)
     try:
         for offset in sorted({0, middle, max(0, num_bytes - _SAMPLE_BYTES)}):
-            block = os.pread(descriptor, _SAMPLE_BYTES, offset)
+            block = read_fully(descriptor, _SAMPLE_BYTES, offset)
             digest.update(block)
             tokens = np.frombuffer(block, dtype=shard.dtype, count=len(block) // shard.token_size)
             largest = max(largest, int(tokens.max())) if tokens.size else largest
@@ -158,7 +166,7 @@ def _read_end(name: str, at_most: int) -> tuple[bytes, int]:
     descriptor = os.open(name, os.O_RDONLY)
     try:
         num_bytes = os.fstat(descriptor).st_size
-        return os.pread(descriptor, at_most, max(0, num_bytes - at_most)), num_bytes
+        return read_fully(descriptor, at_most, max(0, num_bytes - at_most)), num_bytes
     finally:
         os.close(descriptor)
 

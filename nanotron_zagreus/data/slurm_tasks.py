@@ -77,7 +77,7 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         qos=options.qos,
         max_array_size=options.max_array_size,
         job_name="zagreus-tokenize",
-        env_command=options.env_command or _this_environment(),
+        env_command=options.env_command or _this_environment(options.cpus_per_task),
         sbatch_args=dict(options.sbatch_options),
         job_id_retriever=partial(record_job, jobs_file(output.resolve())),
         logging_dir=str(prepared.logs.resolve()),
@@ -90,6 +90,10 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
     return None if executor.job_id in (None, -1) else str(executor.job_id)
 
 
-def _this_environment() -> str:
-    """Return the shell line that puts this Python first, since datatrove's job calls a command by its name."""
-    return f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+def _this_environment(num_threads: int) -> str:
+    """Return the shell line that puts this Python first, since datatrove's job calls a command by its name.
+
+    Without its second half tokenizers would start a thread for every core of the node.
+    """
+    path = f"{shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    return f"export PATH={path} RAYON_NUM_THREADS=${{RAYON_NUM_THREADS:-{num_threads}}}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard
+from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard, read_fully
 from nanotron_zagreus.errors import WorkError
 
 _MAX_OPEN_FILES = 128
@@ -33,7 +33,10 @@ class WindowReader:
         Raises:
             WorkError: the file ends early: it was truncated after it was checked.
         """
-        num_read = os.preadv(self._open(shard.path), [row.data], first_token * shard.token_size)
+        descriptor, offset = self._open(shard.path), first_token * shard.token_size
+        num_read = os.preadv(descriptor, [row.data], offset)
+        if num_read < row.nbytes:
+            num_read = _read_rest(descriptor, row, num_read, offset)
         if num_read != row.nbytes:
             raise WorkError(
                 f"{shard.path}: got {num_read} of {row.nbytes} bytes at token {first_token}; the file was shortened "
@@ -83,7 +86,7 @@ class WindowReader:
     def _index_block(self, shard: Shard, first: int) -> np.ndarray:
         """Return document ends from entry ``first`` on, u64, at least one."""
         descriptor = self._open(shard.index_path)
-        block = os.pread(descriptor, _INDEX_BLOCK * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
+        block = read_fully(descriptor, _INDEX_BLOCK * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
         if len(block) < INDEX_ENTRY_BYTES:
             raise WorkError(
                 f"{shard.index_path}: ends before entry {first} of {shard.num_documents}; the file was shortened while "
@@ -112,3 +115,14 @@ class WindowReader:
         else:
             self._descriptors.move_to_end(path)
         return descriptor
+
+
+def _read_rest(descriptor: int, row: np.ndarray, num_read: int, offset: int) -> int:
+    """Go on after a read that gave less than was asked for; return the bytes of ``row`` that are filled in the end."""
+    memory = row.view(np.uint8).data
+    while num_read < row.nbytes:
+        more = os.preadv(descriptor, [memory[num_read:]], offset + num_read)
+        if not more:
+            break
+        num_read += more
+    return num_read

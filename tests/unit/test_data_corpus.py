@@ -166,6 +166,47 @@ def test_a_file_system_that_cannot_be_asked_is_named():
         find_files(["unreachable://x"])
 
 
+@pytest.mark.parametrize("num_errors", [3, 10])
+def test_a_network_that_fails_for_a_moment_loses_nothing(num_errors, tmp_path, monkeypatch):
+    """Beyond the last attempt the file counts as unreadable from there on."""
+    import fsspec
+
+    errors = iter(range(num_errors))
+
+    class Flaky(fsspec.implementations.local.LocalFileSystem):
+        protocol = "flaky"
+
+        def open(self, path, mode="rb", **options):
+            file = Path(path).open(mode)  # noqa: SIM115 - the reader closes it
+            return FlakyFile(file)
+
+    class FlakyFile:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def read(self, size):
+            if self.file.tell() and next(errors, None) is not None:
+                raise ConnectionError("reset by peer")
+            return self.file.read(size)
+
+    monkeypatch.setattr("nanotron_zagreus.data.remote_file.RETRY_SECONDS", (0, 0, 0, 0))
+    monkeypatch.setattr("nanotron_zagreus.data.remote_file._BUFFER_BYTES", 1000)
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    (tmp_path / "a.jsonl").write_bytes(jsonl([str(n) for n in range(1000)]))
+    pq.write_table(pa.table({"text": [str(n) for n in range(1000)]}), tmp_path / "b.parquet")
+    kinds = [(name, (tmp_path / name).stat().st_size, name.split(".")[1]) for name in ("a.jsonl", "b.parquet")]
+    files = [CorpusFile(f"flaky://{tmp_path}/{name}", size, kind, None) for name, size, kind in kinds]
+    texts, failures = read(tmp_path, files)
+    if num_errors == 3:
+        assert texts == [str(n) for n in range(1000)] * 2
+        assert failures == []
+    else:
+        assert "reset by peer" in failures[0]["error"]
+
+
 def test_a_dataset_of_several_splits_asks_for_one(tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()

@@ -1,5 +1,7 @@
 """The shard format: byte for byte datatrove's, and nothing that is not whole is taken for a shard."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -190,6 +192,21 @@ def test_a_file_shortened_while_in_use_is_named(tmp_path):
     _truncate(path)
     with pytest.raises(WorkError, match="00000_unshuffled"):
         WindowReader().read_into(np.empty(9, dtype=np.uint16), shard, 21)
+
+
+def test_reads_that_give_less_than_asked_go_on(tmp_path, monkeypatch):
+    """A network file system may; only the end of the file means that it was shortened."""
+    preadv, pread = os.preadv, os.pread
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0].cast("B")[:7]], offset))
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 5), offset))
+    shard = read_shard(write_shard(tmp_path, 0, 100, document_tokens=30))
+    row = np.empty(50, dtype=np.uint16)
+    reader = WindowReader()
+    reader.read_into(row, shard, 10)
+    assert row.tolist() == list(range(10, 60))
+    assert reader.document_starts(shard, 10, 60).tolist() == [20, 50]
+    with pytest.raises(WorkError, match="shortened"):
+        reader.read_into(row, shard, 60)
 
 
 @pytest.mark.parametrize("kind", ["few", "many", "huge document between tiny ones", "tiny documents at the end"])
