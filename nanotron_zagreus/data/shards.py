@@ -77,7 +77,7 @@ def list_shards(folder: Path) -> list[Shard]:
         nested = sorted({path.parent.name for path in folder.glob("*/*.ds")})
         advice = f"name its subfolders {', '.join(nested[:5])} instead" if nested else "tokenize into it first"
         raise MissingInputError(f"{folder}: holds no .ds file, expected at least one shard; {advice}")
-    return _map_all(read_shard, [folder / name for name in names])
+    return map_all(read_shard, [folder / name for name in names])
 
 
 def read_shard(path: Path) -> Shard:
@@ -101,7 +101,7 @@ def read_shard(path: Path) -> Shard:
 
 def summarize_shards(shards: list[Shard]) -> list[ShardSummary]:
     """Return the summaries of ``shards``, in order; reads at most 12 KiB of each."""
-    return _map_all(_summarize, shards)
+    return map_all(_summarize, shards)
 
 
 def read_fully(descriptor: int, num_bytes: int, offset: int) -> bytes:
@@ -178,7 +178,7 @@ def _not_whole(path: Path, reason: str) -> InputError:
     )
 
 
-def _map_all(function, items):  # type: ignore[no-untyped-def]
+def map_all(function, items):  # type: ignore[no-untyped-def]
     """Apply ``function`` to all items, by threads once the first ones show a slow (network) file system.
 
     On a local disk threads only wait for each other: a thousand shards open in 0.13 s of CPU without them, 0.34 with.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 
 from nanotron_zagreus.data.completeness import missing_parts
 from nanotron_zagreus.data.permutation import KeyedPermutation
-from nanotron_zagreus.data.shards import Shard, list_shards, summarize_shards
+from nanotron_zagreus.data.shard_survey import survey_shards
+from nanotron_zagreus.data.shards import Shard
 from nanotron_zagreus.errors import InputError
 
 
@@ -72,8 +72,9 @@ def open_source(
         InputError: the folder is not complete, a shard is not whole, a token is out of range, or no window is left to
             train on.
     """
-    shards = list_shards(folder)
-    problems = missing_parts(folder, {entry.name for entry in os.scandir(folder)})
+    survey = survey_shards(folder)
+    shards, summaries = survey.shards, survey.summaries
+    problems = missing_parts(folder, survey.names)
     if problems:
         raise InputError(problems[0])
     for shard in shards:
@@ -83,7 +84,6 @@ def open_source(
                 f"{shards[0].path.name} beside it with {shards[0].tokenizer!r} ({shards[0].token_size}); a folder "
                 "holds shards of one tokenizer, move one kind out or tokenize it again"
             )
-    summaries = summarize_shards(shards)
     for shard, summary in zip(shards, summaries, strict=True):
         if summary.largest_token >= vocab_size:
             raise InputError(

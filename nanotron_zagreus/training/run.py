@@ -46,12 +46,13 @@ def run_training(config_file: str | Path, *, show_samples_every: int | None = No
     resume = find_resume_point(config)
     if resume is None and layout.list_steps(config.checkpoints.checkpoints_path):
         _refuse_overwriting(config)
-    open_mixture(config, progress=resume.data_state if resume else None)
+    mixture = open_mixture(config, progress=resume.data_state if resume else None)
     bring_up(config.zagreus.engine).check(config)
     start_process_group()
     if resume is not None:
-        resume = _verified(config, resume)
-    mixture = open_mixture(config, progress=resume.data_state if resume else None)
+        found, resume = resume, _verified(config, resume)
+        if resume is not found:
+            mixture = open_mixture(config, progress=resume.data_state)
     from nanotron_zagreus.training.loop import TrainingLoop
 
     return TrainingLoop(config, mixture, resume, show_samples_every=show_samples_every).run()
