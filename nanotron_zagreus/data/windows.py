@@ -6,7 +6,9 @@ file descriptors, so that 10,000 shards fit any limit; a reader belongs to one t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,8 +18,25 @@ from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard, read_fully
 from nanotron_zagreus.errors import WorkError
 
 _MAX_OPEN_FILES = 128
+_MOST_OPEN_FILES = 1 << 16
+"""No limit is raised beyond: enough for 10,000 shards and their indices on a rank, and the rest of the process."""
 _INDEX_BLOCK = 512
 """Index entries per read: 4 KiB, a page."""
+
+
+def allow_open_files(wanted: int) -> int:
+    """Return how many of ``wanted`` files a reader may keep open, after raising the process's soft limit for them.
+
+    Half of the limit stays free for everything else in the process.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < min(2 * wanted, most):
+        with contextlib.suppress(ValueError, OSError):  # some systems name a hard limit that they do not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * wanted, most), hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _MOST_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+    return max(1, min(wanted, allowed // 2))
 
 
 class WindowReader:
