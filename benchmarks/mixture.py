@@ -211,9 +211,10 @@ def windows_by_memcpy(config: Any, mixture: Any) -> Iterator[int]:
 
 def windows_of_mixture(config: Any, mixture: Any) -> Iterator[int]:
     """Locate blocks of samples and read their windows as stored."""
-    from nanotron_zagreus.data.windows import WindowReader
+    from nanotron_zagreus.data.windows import WindowReader, allow_open_files
 
-    files, stage = WindowReader(), mixture.stages[0]
+    files = WindowReader(allow_open_files(sum(len(source.shards) for source in mixture.sources)))
+    stage = mixture.stages[0]
     for first in range(0, stage.num_samples, BLOCK_SAMPLES):
         samples = mixture.locate(stage, np.arange(first, first + BLOCK_SAMPLES))
         for row in range(0, BLOCK_SAMPLES, MICRO_BATCH_SIZE):
