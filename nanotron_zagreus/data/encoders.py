@@ -68,7 +68,7 @@ class TokenizersEncoder:
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """See `Encoder`."""
-        # Not encode_batch_fast: 0.87 times as fast as encode_batch with Llama's kind of byte-level BPE (tokenizers 0.23).
+        # Not encode_batch_fast: 0.87 times as fast with Llama's kind of byte-level BPE (tokenizers 0.23).
         tokens, ends = array("I"), [0]
         for encoding in self.tokenizer.encode_batch(list(texts)):
             tokens.fromlist(encoding.ids)
