@@ -6,7 +6,9 @@ Start-up: the published Portuguese configuration on sparse files that stand for 
 processes. Speed: warm shards of the same ten folders, samples per second of CPU time (other load on the machine
 moves wall clock more), every arm once per round, so that ratios compare neighbours in time. The peer is an index
 of our own writing that holds what upstream's Nanoset holds (source and sample of every draw, the same shuffle
-each epoch) over datatrove's own dataset class, which reads the same shards.
+each epoch) over datatrove's own dataset class, which reads the same shards. That class finds the positions within
+documents in two ways, and both are measured: from the EOS tokens of a window, as upstream builds its Nanoset, or from
+the index, which is also right where no EOS was written.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ NODE_TOKENS_PER_SECOND = 8 * 150_000
 """Eight ranks of 150k tokens/s each."""
 HEADROOM_SECONDS = 3.0
 DOCUMENT_TOKENS = 600
+EOS = 128_001
 ARM_SECONDS = 0.4
 
 
@@ -57,7 +60,10 @@ def main() -> None:
         report_startup(f"{10 * shards:,} shards", write_sources(options.work, TRILLION, shards, sparse=True), "startup")
     warm = write_sources(options.work, WARM_TOKENS, 2, sparse=False)
     report_startup(f"peer's index, {INDEX_SAMPLES:,} samples", warm, "index")
-    report_speed([measure_speed(warm) for _ in range(options.rounds)])
+    for shards in (2, 200):
+        folder = write_sources(options.work, WARM_TOKENS, shards, sparse=False)
+        print(f"samples per second of CPU, {10 * shards:,} shards")
+        report_speed([measure_speed(folder) for _ in range(options.rounds)])
     for ranks in (1, 2, 8):
         report_headroom(warm, ranks, options.rounds)
 
@@ -89,7 +95,9 @@ def write_shard(path: Path, num_tokens: int, seed: int | None) -> None:
             out.seek(-8, os.SEEK_END)
             out.write(num_tokens.to_bytes(8, "little"))
         return
-    np.random.default_rng(seed).integers(0, 128_000, num_tokens, dtype=np.uint32).tofile(path)
+    tokens = np.random.default_rng(seed).integers(0, 128_000, num_tokens, dtype=np.uint32)
+    tokens[DOCUMENT_TOKENS - 1 :: DOCUMENT_TOKENS] = EOS
+    tokens.tofile(path)
     np.arange(DOCUMENT_TOKENS, num_tokens + 1, DOCUMENT_TOKENS, dtype="<u8").tofile(index)
 
 
@@ -163,12 +171,13 @@ def run_child(root: Path, child: str) -> dict[str, float]:
 class IndexedPeer:
     """A dataset with its whole order in memory: two int64 per sample, drawn in proportion to size."""
 
-    def __init__(self, config: Any, num_samples: int, *, positions: bool = False) -> None:
+    def __init__(self, config: Any, num_samples: int, *, positions: str | None = None) -> None:
         from datatrove.utils.dataset import DatatroveFolderDataset
 
         length = config.tokens.sequence_length
         folders = config.data_stages[0].data.dataset.folders
-        options = {"token_size": 4, "return_positions": positions}
+        options = {"token_size": 4, "return_positions": positions is not None}
+        options |= {"positions_from_eos_token_id": EOS} if positions == "eos" else {}
         self.sets = [DatatroveFolderDataset(str(folder), length, **options) for folder in folders]
         sizes = np.array([len(part) for part in self.sets])
         counts = np.diff(np.round(np.cumsum(sizes / sizes.sum() * num_samples)).astype(np.int64), prepend=0)
@@ -184,23 +193,28 @@ class IndexedPeer:
 
 
 def windows_by_memcpy(config: Any, mixture: Any) -> Iterator[int]:
-    """Copy windows from mapped files that are in memory: what no reader of the format can beat."""
+    """Copy windows from mapped files whose pages are in the process already: what no reader of the format can beat."""
     size = config.tokens.sequence_length + 1
-    maps = [np.memmap(shard.path, "<u4", "r") for source in mixture.sources for shard in source.shards]
+    paths = [shard.path for source in mixture.sources for shard in source.shards]
+    maps = [np.asarray(np.memmap(path, "<u4", "r")) for path in paths]
+    for tokens in maps:
+        tokens[::1024].max()
     rng = np.random.default_rng(0)
-    files, firsts = rng.integers(len(maps), size=1 << 16).tolist(), rng.random(1 << 16).tolist()
+    files = rng.integers(len(maps), size=1 << 16).tolist()
+    starts = [int(rng.random() * (maps[file].size // size)) * size for file in files]
+    windows = [maps[file][start : start + size] for file, start in zip(files, starts, strict=True)]
     batch = np.empty((MICRO_BATCH_SIZE, size), dtype=np.uint32)
-    for row, (file, first) in zip(cycle(range(MICRO_BATCH_SIZE)), cycle(zip(files, firsts, strict=True)), strict=False):
-        start = int(first * (maps[file].size // size)) * size
-        batch[row] = maps[file][start : start + size]
+    for row, window in zip(cycle(range(MICRO_BATCH_SIZE)), cycle(windows), strict=False):
+        batch[row] = window
         yield 1
 
 
 def windows_of_mixture(config: Any, mixture: Any) -> Iterator[int]:
     """Locate blocks of samples and read their windows as stored."""
-    from nanotron_zagreus.data.windows import WindowReader
+    from nanotron_zagreus.data.windows import WindowReader, allow_open_files
 
-    files, stage = WindowReader(), mixture.stages[0]
+    files = WindowReader(allow_open_files(sum(len(source.shards) for source in mixture.sources)))
+    stage = mixture.stages[0]
     for first in range(0, stage.num_samples, BLOCK_SAMPLES):
         samples = mixture.locate(stage, np.arange(first, first + BLOCK_SAMPLES))
         for row in range(0, BLOCK_SAMPLES, MICRO_BATCH_SIZE):
@@ -233,7 +247,7 @@ def windows_of_peer(config: Any, mixture: Any) -> Iterator[int]:
         yield 1
 
 
-def batches_of_peer(config: Any, mixture: Any, *, documents: bool = False) -> Iterator[int]:
+def batches_of_peer(config: Any, mixture: Any, *, documents: str | None = None) -> Iterator[int]:
     """Collate the peer's samples into the same tensors."""
     import torch
 
@@ -255,7 +269,8 @@ ARMS: dict[str, Callable[[Any, Any], Iterator[int]]] = {
     "loader batches": batches_of_loader,
     "peer batches": batches_of_peer,
     "loader batches with documents": partial(batches_of_loader, documents=True),
-    "peer batches with documents": partial(batches_of_peer, documents=True),
+    "peer batches, positions from EOS": partial(batches_of_peer, documents="eos"),
+    "peer batches, positions from the index": partial(batches_of_peer, documents="index"),
 }
 
 
@@ -288,7 +303,8 @@ def report_speed(rounds: list[dict[str, float]]) -> None:
     for mine, other in (
         ("mixture windows", "peer windows"),
         ("loader batches", "peer batches"),
-        ("loader batches with documents", "peer batches with documents"),
+        ("loader batches with documents", "peer batches, positions from EOS"),
+        ("loader batches with documents", "peer batches, positions from the index"),
         ("mixture windows", "memcpy"),
     ):
         ratios = [one[mine] / one[other] for one in rounds]

@@ -30,7 +30,9 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON record per shard.")] = False,
 ) -> None:
-    """Read shards whole: bytes, index, metadata, token range, tokenizer. Exit code 3 when one is not sound.
+    """Read shards whole, and hold folders against their plans. Exit code 3 when something is not sound.
+
+    Read are bytes, index, metadata, token range and tokenizer.
 
     Example: `zagreus shards verify tokenized/english --vocab-size 128256`
     """
@@ -40,13 +42,14 @@ def verify(
     from rich.console import Console
     from rich.progress import track
 
-    from nanotron_zagreus.data.verification import mixed_tokenizers, shard_paths, verify_shard
+    from nanotron_zagreus.data.verification import incomplete_folders, mixed_tokenizers, shard_paths, verify_shard
     from nanotron_zagreus.errors import VerificationError
 
     shards = [shard for path in paths for shard in shard_paths(path)]
     console = Console(stderr=True)
     reports = [verify_shard(shard, vocab_size) for shard in track(shards, "verifying", console=console, transient=True)]
-    problems = [report.problem for report in reports if report.problem is not None] + mixed_tokenizers(shards)
+    problems = [report.problem for report in reports if report.problem is not None]
+    problems += mixed_tokenizers(shards) + incomplete_folders(paths)
     if as_json:
         print(json.dumps([asdict(report) for report in reports], indent=1))
     else:
@@ -92,6 +95,9 @@ def stats(
         )
         table.add_row(row.folder, *counts, row.tokenizer)
     _print_table(table)
+    for row in rows:
+        for problem in row.problems:
+            print(f"notice: {problem}")
 
 
 def show(

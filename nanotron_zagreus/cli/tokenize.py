@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanotron_zagreus.cli.tokenization_reports import print_outcome, print_status, progress_bar
+
 if TYPE_CHECKING:
     from nanotron_zagreus.data.slurm_tasks import SlurmOptions
-    from nanotron_zagreus.data.tokenization import Outcome
     from nanotron_zagreus.data.tokenization_plan import Preparation, TokenizationJob
 
 
@@ -25,7 +24,7 @@ def tokenize(
         Path | None, typer.Option(help="Folder of the shards; with --recipe, parent of its sources'.")
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, its folder, or a hub id.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column or key that holds the text.")] = "text",
+    text_column: Annotated[str | None, typer.Option(help="Column or key that holds the text; default: text.")] = None,
     tasks: Annotated[
         int | None, typer.Option(min=1, help="Shards to make, at most one per file; default: one per core.")
     ] = None,
@@ -57,6 +56,7 @@ def tokenize(
     slurm_env_command: Annotated[
         str | None, typer.Option(help="Shell line before each task; default: this Python.")
     ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Only print how far --output is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Tokenize text into shards. Run the same command again to do what is missing.
@@ -73,13 +73,11 @@ def tokenize(
         raise InputError("--output: missing; name the folder to write shards into")
     chosen: dict[str, Any] = {"inputs": tuple(input or ()), "tokenizer": tokenizer, "bos": bos, "eos": eos}
     chosen |= {"num_tasks": tasks, "encoder": encoder}
-    if recipe is None:
-        chosen |= {"text_column": text_column, "bos_token": bos_token, "eos_token": eos_token}
-        jobs = [_single_job(output, chosen)]
-    else:
-        from nanotron_zagreus.data.recipe import jobs_of, load_recipe
-
-        jobs = jobs_of(load_recipe(recipe), output, **chosen)
+    single = {"text_column": text_column, "bos_token": bos_token, "eos_token": eos_token}
+    if status:
+        print_status(_folders(output, recipe, chosen), as_json=as_json)
+        return
+    jobs = [_single_job(output, chosen | single)] if recipe is None else _recipe_jobs(recipe, output, chosen, single)
     if executor == "slurm":
         _submit(
             jobs,
@@ -91,6 +89,26 @@ def tokenize(
         _run_here(jobs, workers=workers, redo_failed=redo_failed, as_json=as_json)
 
 
+def _folders(output: Path, recipe: Path | None, chosen: dict[str, Any]) -> list[Path]:
+    """Return the folders that the command writes shards into."""
+    return [output] if recipe is None else [job.output for job in _recipe_jobs(recipe, output, chosen, {})]
+
+
+def _recipe_jobs(
+    recipe: Path, output: Path, chosen: dict[str, Any], single: dict[str, str | None]
+) -> list[TokenizationJob]:
+    from nanotron_zagreus.data.recipe import jobs_of, load_recipe
+    from nanotron_zagreus.errors import InputError
+
+    beside = [f"--{name.replace('_', '-')}" for name, value in single.items() if value is not None]
+    if beside:
+        raise InputError(
+            f"{', '.join(beside)}: given beside --recipe, which says this itself; edit {recipe}, or tokenize its "
+            "sources one by one"
+        )
+    return jobs_of(load_recipe(recipe), output, **chosen)
+
+
 def _single_job(output: Path, chosen: dict[str, Any]) -> TokenizationJob:
     from nanotron_zagreus.data.tokenization_plan import TokenizationJob
     from nanotron_zagreus.errors import InputError
@@ -99,7 +117,8 @@ def _single_job(output: Path, chosen: dict[str, Any]) -> TokenizationJob:
         raise InputError("--input and --tokenizer: both are needed, unless a --recipe names them")
     # Published: BOS and no EOS.
     bos = True if chosen["bos"] is None else chosen["bos"]
-    return TokenizationJob(output=output, **{**chosen, "bos": bos, "eos": bool(chosen["eos"])})
+    column = chosen["text_column"] or "text"
+    return TokenizationJob(output=output, **{**chosen, "text_column": column, "bos": bos, "eos": bool(chosen["eos"])})
 
 
 def _slurm_options(
@@ -130,42 +149,45 @@ def _submit(
 
     submitted = []
     for prepared in _prepare_all(jobs):
+        output = prepared.job.output
         if redo_failed:
             forget_failed(prepared)
         job_id = submit_to_slurm(prepared, options, workers=workers)
-        if job_id is None:
-            _report(prepared, summarize(prepared), as_json=as_json)
+        if job_id is None and not as_json:
+            print_outcome(output, summarize(prepared))
         elif not as_json:
-            print(f"{prepared.job.output}: job {job_id}; run the same command again to see how far it is")
-        submitted.append({"output": str(prepared.job.output), "job": job_id})
+            print(f"{output}: job {job_id}; `zagreus tokenize --output {output} --status` says how far it is")
+        submitted.append({"output": str(output), "job": job_id})
     if as_json:
         print(json.dumps(submitted, indent=1))
 
 
 def _run_here(jobs: list[TokenizationJob], *, workers: int | None, redo_failed: bool, as_json: bool) -> None:
+    """Tokenize source after source; one that fails ends with an error when all have been tried."""
     from dataclasses import asdict
 
-    from nanotron_zagreus.data.tokenization import forget_failed, list_failures, tokenize_locally
+    from nanotron_zagreus.data.tokenization import forget_failed, problems_of, tokenize_locally
     from nanotron_zagreus.errors import WorkError
 
-    outcomes, num_failures, first = [], 0, None
+    outcomes, problems = [], []
     for prepared in _prepare_all(jobs):
         if redo_failed:
             forget_failed(prepared)
-        with _progress_bar(str(prepared.job.output)) as show:
-            outcome = tokenize_locally(prepared, workers=workers, on_progress=show)
-        _report(prepared, outcome, as_json=as_json)
-        outcomes.append({"output": str(prepared.job.output), **asdict(outcome)})
-        num_failures += outcome.failures
-        first = first or next(iter(list_failures(prepared)), None)
+        output = prepared.job.output
+        try:
+            with progress_bar(str(output)) as show:
+                outcome = tokenize_locally(prepared, workers=workers, on_progress=show)
+        except (WorkError, OSError) as error:
+            problems.append(f"{output}: {error}")
+            continue
+        if not as_json:
+            print_outcome(output, outcome)
+        outcomes.append({"output": str(output), **asdict(outcome)})
+        problems += problems_of(prepared, outcome)
     if as_json:
         print(json.dumps(outcomes, indent=1))
-    if first is not None:
-        raise WorkError(
-            f"{num_failures} documents or files could not be read and were left out, first {first['file']} at row "
-            f"{first['row']}: {first['error']}. The shards are whole; {prepared.logs}/failures lists them all, and "
-            "--redo-failed tries their tasks again"
-        )
+    if problems:
+        raise WorkError("; ".join(problems))
 
 
 def _prepare_all(jobs: list[TokenizationJob]) -> list[Preparation]:
@@ -173,27 +195,3 @@ def _prepare_all(jobs: list[TokenizationJob]) -> list[Preparation]:
     from nanotron_zagreus.data.tokenization_plan import prepare
 
     return [prepare(job) for job in jobs]
-
-
-def _report(prepared: Preparation, outcome: Outcome, *, as_json: bool) -> None:
-    if as_json:
-        return
-    encoders = " and ".join(outcome.encoders) or "nothing"
-    print(
-        f"{prepared.job.output}: {outcome.num_complete} of {outcome.num_tasks} tasks, {outcome.documents:,} documents, "
-        f"{outcome.tokens:,} tokens, with {encoders}"
-    )
-    for mismatch in outcome.mismatches:
-        print(f"  a task gave up the fast encoder: {mismatch}")
-
-
-@contextmanager
-def _progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many bytes of the input are read; on a terminal only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        line = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(line, completed=done, total=total or None)

@@ -1,6 +1,6 @@
 """Find the files that hold text, and divide them among tasks by bytes.
 
-Inputs are files, folders (searched through), patterns with `*`, or URLs that fsspec knows such as
+Inputs are files, folders (searched through, links followed), patterns with `*`, or URLs that fsspec knows such as
 `hf://datasets/HuggingFaceFW/fineweb-2/data/por_Latn/train`; or one dataset id on the hub. Parquet, JSON lines
 (plain, gzip, zstd) and the Arrow files of a Hugging Face dataset folder are read. Reading is `corpus_reader`.
 """
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,13 +74,18 @@ def find_files(inputs: Sequence[str]) -> list[CorpusFile]:
         InputError: an input is a dataset of several splits, or a file in no known format.
     """
     files: dict[str, CorpusFile] = {}
+    contents: set[str] = set()
     for name in inputs:
         found = _find(name)
         if not found:
             raise MissingInputError(
                 f"--input: {name} holds no text, expected files ending in {', '.join(_SUFFIXES)}; check the path"
             )
-        files.update((file.path, file) for file in found)
+        for file in sorted(found, key=lambda file: file.path):
+            content = file.path if "://" in file.path else os.path.realpath(file.path)
+            if content not in contents:
+                contents.add(content)
+                files[file.path] = file
     return [files[path] for path in sorted(files)]
 
 
@@ -117,7 +123,7 @@ def _find(name: str) -> list[CorpusFile]:
     if "://" not in name and not _has_magic(name):
         if not Path(name).exists():
             raise MissingInputError(f"--input: {name} does not exist; give a file, a folder, a pattern, or a URL")
-        name = str(Path(name).resolve())
+        name = _resolve_folder(name)
         if (Path(name) / "dataset_dict.json").is_file():
             splits = json.loads((Path(name) / "dataset_dict.json").read_text())["splits"]
             raise InputError(f"--input: {name} is a dataset of the splits {', '.join(splits)}; name one of its folders")
@@ -140,12 +146,38 @@ def _find(name: str) -> list[CorpusFile]:
 
 def _list(fs: Any, path: str) -> list[tuple[str, int]]:
     """Return path and bytes of every file under a path or matching a pattern."""
+    from fsspec.implementations.local import LocalFileSystem
+
     roots = fs.glob(path) if _has_magic(path) else [path]
+    if isinstance(fs, LocalFileSystem):
+        return [(str(found), found.stat().st_size) for root in roots for found in _walk(Path(root))]
     found = []
     for root in roots:
         entries = fs.find(root, detail=True)
         found += [(entry["name"], entry["size"]) for entry in entries.values() if entry["type"] == "file"]
     return found
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield the files of documents at or below ``root``; links are followed, each folder is entered once."""
+    if not root.is_dir():
+        yield root
+        return
+    entered = {root.resolve()}
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        new = {name: Path(folder, name).resolve() for name in sorted(subfolders)}
+        subfolders[:] = {place: name for name, place in new.items() if place not in entered}.values()
+        entered.update(new.values())
+        for path in (Path(folder, name) for name in names if _kind(name) is not None):
+            if not path.exists():
+                raise FileNotFoundError(f"{path} is a link to nothing; fetch its file again, or remove the link")
+            yield path
+
+
+def _resolve_folder(name: str) -> str:
+    """Return an absolute path in which links to folders are resolved; a file keeps its name, which tells its format."""
+    path = Path(name)
+    return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
 
 
 def _kind(path: str) -> tuple[Format, str | None] | None:
@@ -157,7 +189,7 @@ def _kind(path: str) -> tuple[Format, str | None] | None:
 
 
 def _address(fs: Any, path: str, name: str) -> str:
-    return fs.unstrip_protocol(path) if "://" in name else str(Path(path).resolve())
+    return fs.unstrip_protocol(path) if "://" in name else _resolve_folder(path)
 
 
 def _has_magic(name: str) -> bool:

@@ -19,10 +19,10 @@ from datatrove.pipeline.readers.base import BaseReader
 from datatrove.utils.logging import logger
 
 from nanotron_zagreus.data.corpus import CorpusFile
+from nanotron_zagreus.data.failures import FailureList
 
 _BATCH_BYTES = 4 * 1024 * 1024
 _MAX_BATCH_ROWS = 10_000
-_MAX_REPORTED_PER_FILE = 1000
 _LINE_BUFFER_BYTES = 128 * 1024
 
 
@@ -40,6 +40,8 @@ class CorpusReader(BaseReader):
         self.num_bytes_read = 0
         self.num_bytes_total = 0
         self.num_failures = 0
+        self.num_empty = 0
+        """Documents without text, which leave nothing in a shard."""
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents of task ``rank``."""
@@ -47,9 +49,8 @@ class CorpusReader(BaseReader):
             yield from data
         files = [CorpusFile(*entry) for entry in json.loads(self.plan_path.read_text())["tasks"][rank]]
         self.num_bytes_total = sum(file.num_bytes for file in files)
-        self.num_bytes_read = self.num_failures = 0
-        self.failures_folder.mkdir(parents=True, exist_ok=True)
-        with (self.failures_folder / f"{rank:05d}.jsonl").open("w", encoding="utf-8") as failures:
+        self.num_bytes_read = self.num_failures = self.num_empty = 0
+        with FailureList(self.failures_folder, rank) as failures:
             for number, file in enumerate(files, start=1):
                 logger.info(f"Reading {file.path}, {number}/{len(files)}")
                 self.stat_update("input_files")
@@ -57,18 +58,14 @@ class CorpusReader(BaseReader):
                 yield from self._read_file(file, failures)
                 self.num_bytes_read = done_before + file.num_bytes
 
-    def _read_file(self, file: CorpusFile, failures: IO[str]) -> Iterator[Document]:
+    def _read_file(self, file: CorpusFile, failures: FailureList) -> Iterator[Document]:
         """Yield the documents of one file; what cannot be read is reported and left out."""
-        done_before, num_failures, row = self.num_bytes_read, 0, -1
+        done_before, row = self.num_bytes_read, -1
 
-        def report(where: int | None, reason: str) -> None:
-            nonlocal num_failures
-            num_failures += 1
-            self.num_failures += 1
+        def report(where: int, reason: str) -> None:
+            failures.report(file.path, where, reason)
+            self.num_failures = failures.count
             self.stat_update("failures")
-            if num_failures <= _MAX_REPORTED_PER_FILE:
-                print(json.dumps({"file": file.path, "row": where, "error": reason}), file=failures, flush=True)
-                logger.warning(f"{file.path}, row {where}: {reason}")
 
         try:
             for row, text, fraction in _rows(file, self.text_key):
@@ -80,6 +77,7 @@ class CorpusReader(BaseReader):
                 elif isinstance(text, Exception):
                     report(row, str(text))
                 elif not text:
+                    self.num_empty += 1
                     self.stat_update("empty")
                 else:
                     report(row, f"column {self.text_key!r} holds {type(text).__name__}, not text")
@@ -96,11 +94,10 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
         with Path(path).open("rb") as file:
             yield file
         return
-    from fsspec.core import url_to_fs
+    from nanotron_zagreus.data.remote_file import open_remote
 
-    fs, inner = url_to_fs(path)
-    with fs.open(inner, "rb") as file:
-        yield file
+    with open_remote(path) as remote:
+        yield remote
 
 
 def open_arrow(raw: IO[bytes]) -> Any:
@@ -213,7 +210,14 @@ def _json_rows(raw: IO[bytes], column: str, file: CorpusFile) -> Iterator[tuple[
             text: Any
             try:
                 record = orjson.loads(line)
-                text = record.get(column) if isinstance(record, dict) else ValueError("the line is no JSON object")
+                text = _value(record, column)
             except orjson.JSONDecodeError as error:
                 text = error
             yield row, text, raw.tell() / max(1, file.num_bytes)
+
+
+def _value(record: Any, column: str) -> Any:
+    """Return a line's text, or the exception that says why it has none."""
+    if not isinstance(record, dict):
+        return ValueError("the line is no JSON object")
+    return record[column] if column in record else ValueError(f"no key {column!r}, it has {', '.join(record)}")

@@ -1,8 +1,8 @@
 """Serve one data-parallel rank's micro-batches, read ahead by a background thread.
 
-The engine gets what upstream's collator gives it: input_ids, label_ids (int64), input_mask, label_mask
-(bool), all [micro_batch_size, sequence_length]; with document masking also position_ids and
-document_offsets. Which samples these are is the mixture's business; this file only slices and copies.
+The engine gets what upstream's collator gives it: input_ids, label_ids (int64), input_mask, label_mask (bool, one
+tensor for all: nothing writes into it), all [micro_batch_size, sequence_length]; with document masking also
+position_ids and document_offsets. Which samples these are is the mixture's business; this file only slices and copies.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ import numpy as np
 import torch
 
 from nanotron_zagreus.data.mixture import Mixture, Samples
-from nanotron_zagreus.data.windows import WindowReader
+from nanotron_zagreus.data.windows import WindowReader, allow_open_files
 
 _BLOCK_SAMPLES = 8192
 """Located at once: with ten sources a sample then costs under 1 µs, in 0.6 MB and 6 ms a block."""
 _CHUNK_SAMPLES = 32
 """Samples that are read, converted and handed over together."""
-_SERIAL_ELEMENTS = 32768
-"""What torch converts in the calling thread (GRAIN_SIZE of ATen/TensorIterator.h). More is divided over OMP_NUM_THREADS
-threads, which spin against the training they should feed: a hundred times slower where cores are busy."""
 _POLL_SECONDS = 0.05
 
 MicroBatch = dict[str, torch.Tensor]
@@ -64,6 +61,9 @@ class StepLoader:
         self._prefetch_chunks = -(-prefetch_steps * batch_accumulation_per_replica // self._micro_batches_per_chunk)
         starts = np.arange(batch_accumulation_per_replica) * dp * micro_batch_size + dp_rank * micro_batch_size
         self._rows = (starts[:, None] + np.arange(micro_batch_size)).ravel()
+        mask = torch.ones(micro_batch_size, mixture.sequence_length, dtype=torch.bool)
+        self._mask = self._placed(mask)
+        """Of every micro-batch: windows are never padded."""
         self._readers: list[_BackgroundReader] = []
 
     def micro_batches(self, start_step: int) -> Iterator[MicroBatch]:
@@ -85,7 +85,8 @@ class StepLoader:
             reader.close()
 
     def _produce(self, start_step: int) -> Iterator[list[MicroBatch]]:
-        files = WindowReader()
+        num_shards = sum(len(source.shards) for source in self._mixture.sources)
+        files = WindowReader(allow_open_files(num_shards * (2 if self._document_masking else 1)))
         chunk = self._micro_batches_per_chunk * self._micro_batch_size
         try:
             for samples in self._blocks(start_step):
@@ -108,19 +109,16 @@ class StepLoader:
             step = end
 
     def _collate(self, samples: Samples, files: WindowReader) -> list[MicroBatch]:
-        """Return the micro-batches of ``samples``; they share memory, no row belongs to two."""
-        tokens = torch.from_numpy(self._mixture.read_samples(samples, files))
-        inputs, labels = _to_int64(tokens[:, :-1]), _to_int64(tokens[:, 1:])
-        columns = {
-            "input_ids": inputs,
-            "input_mask": torch.from_numpy(np.ones(inputs.shape, dtype=np.bool_)),
-            "label_ids": labels,
-            "label_mask": torch.from_numpy(np.ones(labels.shape, dtype=np.bool_)),
-        }
-        columns = {name: self._placed(tensor) for name, tensor in columns.items()}
+        """Return the micro-batches of ``samples``; they share memory, no row of ids belongs to two."""
+        tokens = self._mixture.read_samples(samples, files)
+        inputs, labels = self._placed(to_int64(tokens[:, :-1])), self._placed(to_int64(tokens[:, 1:]))
+        mask = self._mask
         size = self._micro_batch_size
         rows = [slice(first, first + size) for first in range(0, len(samples), size)]
-        batches = [{name: tensor[part] for name, tensor in columns.items()} for part in rows]
+        batches = [
+            {"input_ids": inputs[part], "input_mask": mask, "label_ids": labels[part], "label_mask": mask}
+            for part in rows
+        ]
         if self._document_masking:
             starts = self._mixture.document_starts(samples, files)
             for batch, part in zip(batches, rows, strict=True):
@@ -132,15 +130,15 @@ class StepLoader:
         return tensor.pin_memory() if self._pin_memory else tensor
 
 
-def _to_int64(tokens: torch.Tensor) -> torch.Tensor:
+def to_int64(tokens: np.ndarray) -> torch.Tensor:
     """Return ``tokens`` `[rows, sequence]` as contiguous int64, converted by this thread alone.
 
-    By torch, not numpy: it takes memory that is already mapped, ten times faster.
+    numpy converts, twice as fast as torch, which for more than 32,768 elements would divide the work over
+    OMP_NUM_THREADS threads that spin against the training they should feed. torch gives the memory, since it keeps
+    pages that were mapped before.
     """
     out = torch.empty(tokens.shape, dtype=torch.int64)
-    rows = max(1, _SERIAL_ELEMENTS // tokens.shape[1])
-    for source, target in zip(tokens.split(rows), out.split(rows), strict=True):
-        target.copy_(source)
+    np.copyto(out.numpy(), tokens)
     return out
 
 

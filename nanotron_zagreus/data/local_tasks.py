@@ -19,6 +19,8 @@ from pathlib import Path
 
 from datatrove.executor.local import LocalPipelineExecutor
 
+from nanotron_zagreus.data.tokenization_plan import available_cores
+
 _POLL_SECONDS = 0.3
 _PRELOADED = [
     "nanotron_zagreus.data.local_tasks",
@@ -50,7 +52,8 @@ class LocalTasks(LocalPipelineExecutor):
             while waiting or running:
                 while waiting and len(running) < self.workers:
                     rank = waiting.pop(0)
-                    running[rank] = context.Process(target=_run_task, args=(self, rank), name=f"tokenize-{rank}")
+                    arguments = (self, rank, max(1, available_cores() // self.workers))
+                    running[rank] = context.Process(target=_run_task, args=arguments, name=f"tokenize-{rank}")
                     running[rank].start()
                 multiprocessing.connection.wait([process.sentinel for process in running.values()], _POLL_SECONDS)
                 for rank in [rank for rank, process in running.items() if not process.is_alive()]:
@@ -71,8 +74,9 @@ class LocalTasks(LocalPipelineExecutor):
         return Path(self.logging_dir.resolve_paths(f"logs/task_{rank:05d}.log"))
 
 
-def _run_task(executor: LocalTasks, rank: int) -> None:
+def _run_task(executor: LocalTasks, rank: int, num_threads: int) -> None:
     """Run one task in its own process; everything it says goes to its log file."""
+    os.environ.setdefault("RAYON_NUM_THREADS", str(num_threads))  # read when tokenizers first works, in this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends the tasks
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,6 +179,7 @@ def open_mixture(config: Config, *, progress: dict[str, Any] | None = None, limi
     number_of: dict[str, int] = {}
     stage_sources: list[tuple[int, ...]] = []
     for index, section in enumerate(config.data_stages):
+        _refuse_two_names(index, section.data.dataset.folders)
         for folder in section.data.dataset.folders:
             if str(folder.resolve()) in number_of:
                 continue
@@ -204,6 +206,18 @@ def open_mixture(config: Config, *, progress: dict[str, Any] | None = None, limi
     if limit_repetition:
         check_repetition(config, sources, stages)
     return Mixture(config, tuple(sources), stages)
+
+
+def _refuse_two_names(stage: int, folders: Sequence[Path]) -> None:
+    """Refuse a folder that a stage lists under two names: it would be drawn from twice, beyond any limit."""
+    names: dict[Path, Path] = {}
+    for folder in folders:
+        other = names.setdefault(folder.resolve(), folder)
+        if other is not folder:
+            raise InputError(
+                f"data_stages[{stage}].data.dataset: {other} and {folder} are one folder (a link); list it once, or "
+                "weigh it"
+            )
 
 
 def _open(config: Config, stage: int, folder: Any) -> Source:

@@ -49,7 +49,7 @@ def check_progress(
             "resume with the version that wrote it"
         )
     _check_history(progress, config)
-    changes = _changed_data(progress, config, stage_sources, shares, sources)
+    changes = _changed_data(progress, config, stage_sources, sources)
     if changes and not config.zagreus.accept_changed_data:
         more = f"; and {len(changes) - _MAX_LISTED} more" if len(changes) > _MAX_LISTED else ""
         raise InputError(
@@ -57,6 +57,7 @@ def check_progress(
             f"{'; '.join(changes[:_MAX_LISTED])}{more}. Restore it, or set zagreus.accept_changed_data: true (windows "
             "of the current epoch may then repeat or be left out)"
         )
+    _check_shares(progress, config, shares, may_follow_sizes=bool(changes))
     for change in changes:
         _log.warning("resuming with changed data, as zagreus.accept_changed_data allows: %s", change)
     _check_batch(progress, config)
@@ -128,7 +129,6 @@ def _changed_data(
     progress: dict[str, Any],
     config: Config,
     stage_sources: Sequence[tuple[int, ...]],
-    shares: Sequence[tuple[int, ...]],
     sources: Sequence[Source],
 ) -> list[str]:
     """Return one sentence for everything in the begun stages that is not as it was."""
@@ -137,13 +137,33 @@ def _changed_data(
         changes.append(f"tokens.sequence_length is {config.tokens.sequence_length}, was {progress['sequence_length']}")
     seen = set()
     for index, stage in enumerate(progress["stages"]):
-        if list(shares[index]) != stage["shares"]:
-            changes.append(f"the weights of stage {stage['name']!r} changed (to change a mixture, add a stage)")
         for old_index, new_index in zip(stage["sources"], stage_sources[index], strict=True):
             if (old_index, new_index) not in seen:
                 seen.add((old_index, new_index))
                 changes += _changed_source(progress["sources"][str(old_index)], sources[new_index])
     return changes
+
+
+def _check_shares(
+    progress: dict[str, Any], config: Config, shares: Sequence[tuple[int, ...]], *, may_follow_sizes: bool
+) -> None:
+    """Refuse other weights for a stage that was begun: it goes on with the shares it has.
+
+    Args:
+        may_follow_sizes: the data changed and that is accepted; shares that follow from sizes are then others.
+    """
+    for index, stage in enumerate(progress["stages"]):
+        if list(shares[index]) == stage["shares"]:
+            continue
+        if may_follow_sizes and config.data_stages[index].data.dataset.weights is None:
+            kept = ":".join(str(share) for share in stage["shares"])
+            _log.warning("stage %r keeps the shares %s that it began with; its sizes changed", stage["name"], kept)
+            continue
+        raise InputError(
+            f"data_stages[{index}]: the weights of stage {stage['name']!r} are not those the checkpoint of step "
+            f"{progress['step']} was trained with, and a stage keeps its weights; restore them, or add a stage that "
+            f"starts at step {progress['step'] + 1}"
+        )
 
 
 def _changed_source(old: dict[str, Any], source: Source) -> list[str]:

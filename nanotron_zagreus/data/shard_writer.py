@@ -19,6 +19,7 @@ from datatrove.pipeline.readers.base import BaseReader
 from datatrove.utils.logging import logger
 from datatrove.utils.stats import MetricStats, Stats
 
+from nanotron_zagreus.data.attempts import write_whole
 from nanotron_zagreus.data.encoders import Encoder, EncoderMismatch, EncoderName, make_encoder
 from nanotron_zagreus.data.shard_file import ShardFile, shard_name
 from nanotron_zagreus.data.tokenizer_loading import TokenizerChoice
@@ -98,16 +99,15 @@ class ShardWriter(PipelineStep):
             "documents": shard.num_documents,
             "tokens": shard.num_tokens,
             "failures": getattr(self.reader, "num_failures", 0),
+            "empty": getattr(self.reader, "num_empty", 0),
             "bytes_read": getattr(self.reader, "num_bytes_read", 0),
             "bytes_total": getattr(self.reader, "num_bytes_total", 0),
             "encoder": encoder.name,
             "documents_compared": getattr(encoder, "num_checked", 0),
             "mismatch": mismatch,
+            "fallback": getattr(encoder, "fallback", None),
         }
-        self.results_folder.mkdir(parents=True, exist_ok=True)
-        aside = self.results_folder / f".{rank:05d}.json"
-        aside.write_text(json.dumps(result), encoding="utf-8")
-        aside.replace(self.results_folder / f"{rank:05d}.json")
+        write_whole(self.results_folder / f"{rank:05d}.json", json.dumps(result))
 
 
 def _batches(data: Iterable[Document], batch_characters: int) -> Iterator[list[str]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datatrove.executor import SlurmPipelineExecutor
+
+from nanotron_zagreus.data.slurm_jobs import SubmittedJobs, active_jobs, jobs_file
 from nanotron_zagreus.data.tokenization import forget_lost_shards, make_pipeline
 from nanotron_zagreus.data.tokenization_plan import Preparation
 from nanotron_zagreus.errors import InputError, WorkError
@@ -32,6 +36,15 @@ class SlurmOptions:
     """Further options of sbatch without their dashes, such as account."""
 
 
+class _Array(SlurmPipelineExecutor):
+    """datatrove's executor; nobody is to wait for its job that adds up statistics, which a failed task keeps queued."""
+
+    def launch_merge_stats(self) -> None:
+        """Submit that job without recording its id."""
+        self.job_id_retriever = job_id_in
+        super().launch_merge_stats()
+
+
 def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: int | None = None) -> str | None:
     """Submit what is missing; return the ids of all arrays, joined by colons as --dependency=afterok: takes them.
 
@@ -41,18 +54,22 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         workers: tasks that may run at a time; None: as many as Slurm starts.
 
     Raises:
-        InputError: this machine has no sbatch.
-        WorkError: sbatch refused the job.
+        InputError: this machine has no sbatch, or jobs submitted before have not ended.
+        WorkError: sbatch refused the job, or squeue cannot say which jobs have ended.
     """
-    import subprocess
-
-    from datatrove.executor import SlurmPipelineExecutor
-
     if shutil.which("sbatch") is None:
         raise InputError("--executor: got slurm, but there is no sbatch here; run it on a login node, or use local")
+    output = prepared.job.output
+    active = active_jobs(output)
+    if active:
+        raise InputError(
+            f"--output: job {', '.join(active)} of an earlier submission for {output} is queued or running; see how "
+            f"far it is with `zagreus tokenize --output {output} --status`; submit again when it has ended, or after "
+            f"`scancel {' '.join(active)}`"
+        )
     forget_lost_shards(prepared)
-    submitted = _SubmittedJobs()
-    executor = SlurmPipelineExecutor(
+    submitted = SubmittedJobs(jobs_file(output.resolve()))
+    executor = _Array(
         make_pipeline(prepared, parallel=options.cpus_per_task > 1),
         tasks=prepared.num_tasks,
         time=options.time,
@@ -63,7 +80,7 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         qos=options.qos,
         max_array_size=options.max_array_size,
         job_name="zagreus-tokenize",
-        env_command=options.env_command or _this_environment(),
+        env_command=options.env_command or _this_environment(options.cpus_per_task),
         # datatrove's job that adds up statistics waits for the last array, for ever if a task of it fails.
         sbatch_args={"kill-on-invalid-dep": "yes", **options.sbatch_options},
         job_id_retriever=submitted,
@@ -74,21 +91,13 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         executor.run()
     except subprocess.CalledProcessError as error:
         raise WorkError(f"sbatch refused the job (exit code {error.returncode}); see its message above") from error
-    arrays = submitted.ids[:-1]  # the last one adds up statistics
-    return ":".join(arrays) or None
+    return ":".join(submitted.ids) or None
 
 
-class _SubmittedJobs:
-    """Reads the id in sbatch's answers and remembers every one; datatrove keeps the last array's only."""
+def _this_environment(num_threads: int) -> str:
+    """Return the shell line that puts this Python first, since datatrove's job calls a command by its name.
 
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-
-    def __call__(self, sbatch_output: str) -> str:
-        self.ids.append(job_id_in(sbatch_output))
-        return self.ids[-1]
-
-
-def _this_environment() -> str:
-    """Return the shell line that puts this Python first, since datatrove's job calls a command by its name."""
-    return f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    Without its second half tokenizers would start a thread for every core of the node.
+    """
+    path = f"{shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    return f"export PATH={path} RAYON_NUM_THREADS=${{RAYON_NUM_THREADS:-{num_threads}}}"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nanotron_zagreus.data.completeness import missing_parts
 from nanotron_zagreus.data.permutation import KeyedPermutation
-from nanotron_zagreus.data.shards import Shard, list_shards, summarize_shards
+from nanotron_zagreus.data.shard_survey import survey_shards
+from nanotron_zagreus.data.shards import Shard
 from nanotron_zagreus.data.tokenizer_identity import read_record
 from nanotron_zagreus.errors import InputError
 
@@ -70,9 +72,14 @@ def open_source(
 
     Raises:
         MissingInputError: no such folder, or nothing in it.
-        InputError: a shard is not whole, a token is out of range, or no window is left to train on.
+        InputError: the folder is not complete, a shard is not whole, a token is out of range, or no window is left to
+            train on.
     """
-    shards = list_shards(folder)
+    survey = survey_shards(folder)
+    shards, summaries = survey.shards, survey.summaries
+    problems = missing_parts(folder, survey.names)
+    if problems:
+        raise InputError(problems[0])
     for shard in shards:
         if shard.token_size != shards[0].token_size or shard.tokenizer != shards[0].tokenizer:
             raise InputError(
@@ -80,7 +87,6 @@ def open_source(
                 f"{shards[0].path.name} beside it with {shards[0].tokenizer!r} ({shards[0].token_size}); a folder "
                 "holds shards of one tokenizer, move one kind out or tokenize it again"
             )
-    summaries = summarize_shards(shards)
     for shard, summary in zip(shards, summaries, strict=True):
         if summary.largest_token >= vocab_size:
             raise InputError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.data.corpus import HubDataset
+from nanotron_zagreus.data.progress import read_results
 from nanotron_zagreus.data.shard_file import shard_name
 from nanotron_zagreus.data.shards import read_shard
 from nanotron_zagreus.data.tokenization_plan import Preparation, available_cores
@@ -29,9 +30,13 @@ class Outcome:
     tokens: int
     failures: int
     """Documents or files that could not be read and were left out."""
+    empty: int
+    """Documents without text, which leave nothing in a shard."""
     encoders: tuple[str, ...]
     mismatches: tuple[str, ...]
     """What made tasks give up the fast encoder."""
+    fallbacks: tuple[str, ...]
+    """Why tasks with encoder `auto` did not begin with the fast one, each reason once."""
 
 
 def make_pipeline(prepared: Preparation, *, parallel: bool = False) -> list[Any]:
@@ -82,7 +87,10 @@ def tokenize_locally(
 
     def poll() -> None:
         if on_progress is not None:
-            on_progress(sum(result["bytes_read"] for result in read_results(prepared).values()), total)
+            on_progress(
+                sum(result["bytes_read"] for result in read_results(prepared.results, prepared.num_tasks).values()),
+                total,
+            )
 
     failed = executor.run_tasks(poll)
     if failed:
@@ -97,7 +105,7 @@ def tokenize_locally(
 
 def summarize(prepared: Preparation) -> Outcome:
     """Return what the tasks have done so far, in this run and before."""
-    results = [result for result in read_results(prepared).values() if result["done"]]
+    results = [result for result in read_results(prepared.results, prepared.num_tasks).values() if result["done"]]
     complete = len(list((prepared.logs / "completions").glob("*")))
     return Outcome(
         num_tasks=prepared.num_tasks,
@@ -105,23 +113,34 @@ def summarize(prepared: Preparation) -> Outcome:
         documents=sum(result["documents"] for result in results),
         tokens=sum(result["tokens"] for result in results),
         failures=sum(result["failures"] for result in results),
+        empty=sum(result.get("empty", 0) for result in results),
         encoders=tuple(sorted({result["encoder"] for result in results})),
         mismatches=tuple(result["mismatch"] for result in results if result["mismatch"]),
+        fallbacks=tuple(sorted({result["fallback"] for result in results if result.get("fallback")})),
     )
 
 
-def read_results(prepared: Preparation) -> dict[int, dict[str, Any]]:
-    """Return how far each task is, by rank."""
-    return {
-        int(path.stem): json.loads(path.read_text())
-        for path in prepared.results.glob("[0-9]*.json")
-        if int(path.stem) < prepared.num_tasks
-    }
+def problems_of(prepared: Preparation, outcome: Outcome) -> list[str]:
+    """Return a sentence for what a finished source lacks: documents that were left out, or any document at all."""
+    problems = []
+    first = next(iter(list_failures(prepared)), None)
+    if first is not None:
+        problems.append(
+            f"{outcome.failures} documents or files could not be read and were left out, first {first['file']} at row "
+            f"{first['row']}: {first['error']}. The shards are whole; {prepared.logs}/failures lists them all, and "
+            "--redo-failed tries their tasks again"
+        )
+    elif not outcome.documents:
+        problems.append(
+            f"{prepared.job.output}: no document in {', '.join(prepared.job.inputs)} ({outcome.empty} empty ones); "
+            "check the input and --text-column"
+        )
+    return problems
 
 
 def forget_lost_shards(prepared: Preparation) -> None:
     """Take back the completion mark of tasks whose shard is gone or damaged, so that they are done again."""
-    for rank, result in read_results(prepared).items():
+    for rank, result in read_results(prepared.results, prepared.num_tasks).items():
         mark = prepared.logs / "completions" / f"{rank:05d}"
         if not mark.is_file() or not result["documents"]:
             continue
@@ -143,24 +162,23 @@ def list_failures(prepared: Preparation) -> list[dict[str, Any]]:
 
 def forget_failed(prepared: Preparation) -> None:
     """Take back the completion mark of tasks that left something out, so that they are done again."""
-    for rank, result in read_results(prepared).items():
+    for rank, result in read_results(prepared.results, prepared.num_tasks).items():
         if result["failures"]:
             (prepared.logs / "completions" / f"{rank:05d}").unlink(missing_ok=True)
 
 
 def _make_reader(prepared: Preparation) -> Any:
-    job = prepared.job
+    job, logs = prepared.job, prepared.logs.resolve()
+    failures = logs / "failures"
     if prepared.num_files:
         from nanotron_zagreus.data.corpus_reader import CorpusReader
 
-        logs = prepared.logs.resolve()
-        return CorpusReader(logs / "plan.json", job.text_column, logs / "failures")
-    from datatrove.pipeline.readers import HuggingFaceDatasetReader
+        return CorpusReader(logs / "plan.json", job.text_column, failures)
+    from nanotron_zagreus.data.hub_reader import HubReader
 
     dataset = HubDataset.parse(job.inputs[0])
     assert dataset is not None  # without files the plan holds one
-    options = {"split": dataset.split} | ({"name": dataset.config} if dataset.config else {})
-    return HuggingFaceDatasetReader(dataset.name, options, streaming=True, text_key=job.text_column)
+    return HubReader(dataset, job.text_column, failures)
 
 
 def _total_bytes(prepared: Preparation) -> int:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.data.attempts import write_whole
 from nanotron_zagreus.data.corpus import CorpusFile, HubDataset, check_text_column, divide_files, find_files
 from nanotron_zagreus.data.encoders import EncoderName
 from nanotron_zagreus.data.tokenizer_identity import RECORD_NAME, read_record
@@ -82,8 +83,8 @@ def prepare(job: TokenizationJob) -> Preparation:
             raise InputError(
                 f"--output: {job.output} holds shards that `zagreus tokenize` did not make; give an empty folder"
             )
-        _write_json(plan_path, plan)
-        _write_json(job.output / RECORD_NAME, record)
+        write_whole(plan_path, json.dumps(plan, indent=1))
+        write_whole(job.output / RECORD_NAME, json.dumps(record, indent=1))
     else:
         _check_same(job, known, record, json.loads(plan_path.read_text()) if plan_path.is_file() else {}, plan)
     return Preparation(
@@ -172,10 +173,3 @@ def _files_with_failures(folder: Path) -> set[str]:
     """Return the files that something could not be read from: they may be mended."""
     lines = [line for path in folder.glob("*.jsonl") for line in path.read_text(encoding="utf-8").splitlines()]
     return {json.loads(line)["file"] for line in lines}
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    aside.replace(path)

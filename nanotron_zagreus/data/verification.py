@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from nanotron_zagreus.data.completeness import changed_shards, missing_parts
 from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard, list_shards, read_shard
 from nanotron_zagreus.data.tokenizer_identity import read_record
 from nanotron_zagreus.errors import InputError, MissingInputError
@@ -40,6 +42,8 @@ class SourceStatistics:
     num_bytes: int
     tokenizer: str
     token_size: int
+    problems: tuple[str, ...]
+    """What the folder lacks to be a whole tokenization."""
 
     @property
     def tokens_per_document(self) -> float:
@@ -59,6 +63,17 @@ def shard_paths(path: Path) -> list[Path]:
     if not found:
         raise MissingInputError(f"{path}: no .ds file there; give a shard, or a folder of shards")
     return found
+
+
+def incomplete_folders(paths: Sequence[Path]) -> list[str]:
+    """Return a sentence for everything that tokenizations at or below the folders ``paths`` lack, or have too much."""
+    folders = {found.parent for path in paths if path.is_dir() for found in path.rglob("*.ds*") if found.is_file()}
+    folders |= {plan.parent.parent for path in paths if path.is_dir() for plan in path.rglob("logs/plan.json")}
+    problems = []
+    for folder in sorted(folder for folder in folders if not folder.name.startswith(".")):
+        problems += missing_parts(folder, {entry.name for entry in os.scandir(folder)})
+        problems += changed_shards(folder)
+    return problems
 
 
 def verify_shard(path: Path, vocab_size: int | None = None) -> ShardReport:
@@ -119,6 +134,7 @@ def source_statistics(folder: Path) -> SourceStatistics:
         num_bytes=sum(shard.num_tokens * shard.token_size for shard in shards),
         tokenizer=shards[0].tokenizer,
         token_size=shards[0].token_size,
+        problems=tuple(missing_parts(folder, {entry.name for entry in os.scandir(folder)})),
     )
 
 

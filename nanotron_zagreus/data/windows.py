@@ -6,18 +6,37 @@ file descriptors, so that 10,000 shards fit any limit; a reader belongs to one t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 
-from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard
+from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard, read_fully
 from nanotron_zagreus.errors import WorkError
 
 _MAX_OPEN_FILES = 128
+_MOST_OPEN_FILES = 1 << 16
+"""No limit is raised beyond: enough for 10,000 shards and their indices on a rank, and the rest of the process."""
 _INDEX_BLOCK = 512
 """Index entries per read: 4 KiB, a page."""
+
+
+def allow_open_files(wanted: int) -> int:
+    """Return how many of ``wanted`` files a reader may keep open, after raising the process's soft limit for them.
+
+    Half of the limit stays free for everything else in the process.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < min(2 * wanted, most):
+        with contextlib.suppress(ValueError, OSError):  # some systems name a hard limit that they do not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * wanted, most), hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _MOST_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+    return max(1, min(wanted, allowed // 2))
 
 
 class WindowReader:
@@ -33,7 +52,10 @@ class WindowReader:
         Raises:
             WorkError: the file ends early: it was truncated after it was checked.
         """
-        num_read = os.preadv(self._open(shard.path), [row.data], first_token * shard.token_size)
+        descriptor, offset = self._open(shard.path), first_token * shard.token_size
+        num_read = os.preadv(descriptor, [row.data], offset)
+        if num_read < row.nbytes:
+            num_read = _read_rest(descriptor, row, num_read, offset)
         if num_read != row.nbytes:
             raise WorkError(
                 f"{shard.path}: got {num_read} of {row.nbytes} bytes at token {first_token}; the file was shortened "
@@ -83,7 +105,7 @@ class WindowReader:
     def _index_block(self, shard: Shard, first: int) -> np.ndarray:
         """Return document ends from entry ``first`` on, u64, at least one."""
         descriptor = self._open(shard.index_path)
-        block = os.pread(descriptor, _INDEX_BLOCK * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
+        block = read_fully(descriptor, _INDEX_BLOCK * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
         if len(block) < INDEX_ENTRY_BYTES:
             raise WorkError(
                 f"{shard.index_path}: ends before entry {first} of {shard.num_documents}; the file was shortened while "
@@ -112,3 +134,14 @@ class WindowReader:
         else:
             self._descriptors.move_to_end(path)
         return descriptor
+
+
+def _read_rest(descriptor: int, row: np.ndarray, num_read: int, offset: int) -> int:
+    """Go on after a read that gave less than was asked for; return the bytes of ``row`` that are filled in the end."""
+    memory = row.view(np.uint8).data
+    while num_read < row.nbytes:
+        more = os.preadv(descriptor, [memory[num_read:]], offset + num_read)
+        if not more:
+            break
+        num_read += more
+    return num_read

@@ -15,7 +15,7 @@ from nanotron_zagreus.checkpoints import layout
 from nanotron_zagreus.checkpoints.starting_weights import find_starting_weights
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.config.checks import check_world_size
-from nanotron_zagreus.data.mixture import open_mixture
+from nanotron_zagreus.data.mixture import Mixture, open_mixture
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.training.resume_point import ResumePoint, find_resume_point
 
@@ -28,6 +28,8 @@ class Start:
     """The checkpoint to go on from."""
     weights: Path | None
     """The step's folder whose weights a fresh run takes."""
+    mixture: Mixture
+    """The run's data, from the resume point on."""
 
 
 def check_before_start(config: Config, num_ranks: int) -> Start:
@@ -46,9 +48,9 @@ def check_before_start(config: Config, num_ranks: int) -> Start:
     if resume is None and layout.list_steps(config.checkpoints.checkpoints_path):
         _refuse_overwriting(config)
     weights = None if resume is not None else find_starting_weights(config)
-    open_mixture(config, progress=resume.data_state if resume else None)
+    mixture = open_mixture(config, progress=resume.data_state if resume else None)
     _check_writable(config.checkpoints.checkpoints_path)
-    return Start(resume, weights)
+    return Start(resume, weights, mixture)
 
 
 def _check_extras(config: Config) -> None:

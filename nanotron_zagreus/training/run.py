@@ -42,10 +42,13 @@ def run_training(config_file: str | Path, *, show_samples_every: int | None = No
         print(f"zagreus: training {file}", flush=True)
     bring_up(config.zagreus.engine).check(config)
     start_process_group()
-    resume = None if start.resume is None else _verified(config, start.resume)
+    resume, mixture = start.resume, start.mixture
+    if resume is not None:
+        resume = _verified(config, resume)
+        if resume is not start.resume:
+            mixture = open_mixture(config, progress=resume.data_state)
     if start.weights is not None:
         _verify_weights(start.weights)
-    mixture = open_mixture(config, progress=resume.data_state if resume else None)
     config.checkpoints.checkpoints_path.mkdir(parents=True, exist_ok=True)
     from nanotron_zagreus.training.loop import TrainingLoop
 

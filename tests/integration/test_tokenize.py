@@ -18,9 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanotron_zagreus.data.shards import list_shards
-from nanotron_zagreus.data.tokenization import Outcome, list_failures, make_pipeline, summarize, tokenize_locally
+from nanotron_zagreus.data.tokenization import (
+    Outcome,
+    list_failures,
+    make_pipeline,
+    problems_of,
+    summarize,
+    tokenize_locally,
+)
 from nanotron_zagreus.data.tokenization_plan import Preparation, TokenizationJob, prepare
-from nanotron_zagreus.data.verification import verify_shard
+from nanotron_zagreus.data.verification import incomplete_folders, verify_shard
 from nanotron_zagreus.errors import InputError, MissingInputError, WorkError
 from tests.unit.tokenizer_fixtures import BOS, EOS, TEXTS, train_tokenizer
 
@@ -241,25 +248,35 @@ def slow_job(tmp_path: Path, tokenizer: str) -> list[str]:
     return [*command, "--tokenizer", tokenizer, "--encoder", "tokenizers"]
 
 
-def wait_for_work(output: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list((output / ".partial").glob("*.ds")):
-        time.sleep(0.005)
+def kill_at_work(command: list[str], output: Path, delay_seconds: float) -> bool:
+    """Run ``command``, kill it a moment after a task began its shard; return whether that hit an unfinished shard."""
+    partial = output / ".partial"
+    before = set(partial.glob("*"))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (begun := set(partial.glob("*.ds")) - before):
+        assert process.poll() is None and time.monotonic() < deadline, "no task was seen at work"
+        time.sleep(0.002)
+    time.sleep(delay_seconds)
+    begun |= set(partial.glob("*.ds")) - before
+    process.kill()  # the command alone: its tasks must notice by themselves
+    process.wait()
+    for pid in {int(path.name.split("~")[2]) for path in begun}:
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline, "a task goes on without its command"
+            time.sleep(0.005)
+    return any(path.exists() for path in begun)
 
 
 def test_a_tokenization_killed_anywhere_leaves_whole_shards_only(slow_job: list[str], tmp_path: Path) -> None:
-    rng, output = random.Random(0), tmp_path / "out"
-    for _ in range(2):
-        process = subprocess.Popen(slow_job, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for_work(output)
-        time.sleep(rng.uniform(0, 0.3))
-        process.kill()  # the command alone: its tasks must notice by themselves
-        process.wait()
+    rng, output, hits = random.Random(0), tmp_path / "out", 0
+    while hits < 2:
+        hits += kill_at_work(slow_job, output, rng.uniform(0, 0.15))
         assert [report.problem for report in map(verify_shard, output.glob("*.ds")) if report.problem] == []
-    time.sleep(0.5)
     done = subprocess.run(slow_job, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sum(shard.num_documents for shard in list_shards(output)) == 4 * len(TEXTS)
+    assert incomplete_folders([output]) == []
     assert not list((output / ".partial").iterdir())
 
 
@@ -357,3 +374,33 @@ def test_a_hub_dataset_goes_through_datatroves_reader(
         run_task_here(prepared, rank)
     assert summarize(prepared).documents == 100
     assert list_failures(prepared) == []
+
+
+def test_rows_of_a_hub_dataset_without_text_are_counted(
+    tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": ["a", "", None, "b"], "content": list("wxyz")}).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: rows)
+    outcomes = []
+    for column in ("text", "body"):
+        job = TokenizationJob(
+            inputs=("owner/name",), output=tmp_path / column, tokenizer=tokenizer, num_tasks=1, text_column=column
+        )
+        prepared = prepare(job)
+        run_task_here(prepared)
+        outcomes.append((prepared, summarize(prepared)))
+    (_, good), (prepared, wrong) = outcomes
+    assert (good.documents, good.empty, good.failures) == (2, 2, 0)
+    assert (wrong.documents, wrong.empty, wrong.failures) == (0, 0, 4)
+    assert list_failures(prepared)[3]["row"] == 3
+    assert "no column 'body', it has text, content" in list_failures(prepared)[0]["error"]
+
+
+def test_a_source_without_any_document_fails(tokenizer: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n{"text": null}\n')
+    job = job_of(tmp_path / "a.jsonl", tmp_path / "out", tokenizer)
+    outcome = run(job)
+    assert (outcome.documents, outcome.empty) == (0, 2)
+    assert "no document" in problems_of(prepare(job), outcome)[0]

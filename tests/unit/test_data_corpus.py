@@ -69,6 +69,28 @@ def test_a_file_named_twice_is_read_once(tmp_path):
     assert len(find_files([str(tmp_path), str(tmp_path / "a.jsonl")])) == 1
 
 
+def test_links_are_followed_and_a_file_is_read_once(tmp_path):
+    """As the cache of the hub has it: snapshots are folders of links to files without a telling name."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    blobs.mkdir()
+    (snapshot / "data").mkdir(parents=True)
+    for number in range(2):
+        (blobs / f"{number}0abc").write_bytes(jsonl([f"text {number}"]))
+        (snapshot / "data" / f"{number}.jsonl").symlink_to(blobs / f"{number}0abc")
+    (tmp_path / "linked").symlink_to(snapshot, target_is_directory=True)
+    for name in ("more", "again"):
+        (snapshot / name).symlink_to(snapshot / "data", target_is_directory=True)
+    (snapshot / "data" / "up").symlink_to(snapshot, target_is_directory=True)
+    for inputs in ([str(snapshot)], [str(tmp_path / "linked")], [f"{snapshot}/data/*.jsonl"]):
+        files = find_files(inputs)
+        assert [file.num_bytes for file in files] == [len(jsonl(["text 0"]))] * 2
+        assert read(tmp_path, files)[0] == ["text 0", "text 1"]
+    assert find_files([str(snapshot / "data" / "0.jsonl")])[0].format == "jsonl"
+    (snapshot / "data" / "2.jsonl").symlink_to(blobs / "gone")
+    with pytest.raises(MissingInputError, match=r"2\.jsonl is a link to nothing"):
+        find_files([str(snapshot)])
+
+
 def test_damage_is_reported_with_its_row_and_the_rest_is_read(tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()
@@ -91,6 +113,13 @@ def test_damage_is_reported_with_its_row_and_the_rest_is_read(tmp_path):
     assert found[4:] == [("3.parquet", 10), ("4.parquet", 0), ("5.parquet", 0)]
     assert found[3][0] == "2.jsonl.gz" and found[3][1] == texts.count("c") > 20_000
     assert "has content" in failures[-1]["error"]
+
+
+def test_a_line_without_the_key_is_a_failure_and_one_without_text_is_empty(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(jsonl(["x", ""]) + b'{"content": "lost"}\n{"text": null}\n')
+    texts, failures = read(tmp_path, find_files([str(tmp_path / "a.jsonl")]))
+    assert texts == ["x"]
+    assert [(failure["row"], failure["error"]) for failure in failures] == [(2, "no key 'text', it has content")]
 
 
 def test_text_that_is_no_utf_8_is_one_failure(tmp_path):
@@ -135,6 +164,47 @@ def test_a_file_system_that_cannot_be_asked_is_named():
     fsspec.register_implementation("unreachable", Unreachable, clobber=True)
     with pytest.raises(MissingInputError, match=r"unreachable://x cannot be listed \(.*not known\)"):
         find_files(["unreachable://x"])
+
+
+@pytest.mark.parametrize("num_errors", [3, 10])
+def test_a_network_that_fails_for_a_moment_loses_nothing(num_errors, tmp_path, monkeypatch):
+    """Beyond the last attempt the file counts as unreadable from there on."""
+    import fsspec
+
+    errors = iter(range(num_errors))
+
+    class Flaky(fsspec.implementations.local.LocalFileSystem):
+        protocol = "flaky"
+
+        def open(self, path, mode="rb", **options):
+            file = Path(path).open(mode)  # noqa: SIM115 - the reader closes it
+            return FlakyFile(file)
+
+    class FlakyFile:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def read(self, size):
+            if self.file.tell() and next(errors, None) is not None:
+                raise ConnectionError("reset by peer")
+            return self.file.read(size)
+
+    monkeypatch.setattr("nanotron_zagreus.data.remote_file.RETRY_SECONDS", (0, 0, 0, 0))
+    monkeypatch.setattr("nanotron_zagreus.data.remote_file._BUFFER_BYTES", 1000)
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    (tmp_path / "a.jsonl").write_bytes(jsonl([str(n) for n in range(1000)]))
+    pq.write_table(pa.table({"text": [str(n) for n in range(1000)]}), tmp_path / "b.parquet")
+    kinds = [(name, (tmp_path / name).stat().st_size, name.split(".")[1]) for name in ("a.jsonl", "b.parquet")]
+    files = [CorpusFile(f"flaky://{tmp_path}/{name}", size, kind, None) for name, size, kind in kinds]
+    texts, failures = read(tmp_path, files)
+    if num_errors == 3:
+        assert texts == [str(n) for n in range(1000)] * 2
+        assert failures == []
+    else:
+        assert "reset by peer" in failures[0]["error"]
 
 
 def test_a_dataset_of_several_splits_asks_for_one(tmp_path):

@@ -87,11 +87,32 @@ def test_documents_are_compared_throughout(encoders):
     assert 65 + 10 < compared < 66 + 100  # 256 KiB of first documents, and about 1 in 200 of the rest
 
 
+def test_a_piece_of_a_huge_document_is_compared(encoders, monkeypatch):
+    fast, reference = encoders[True, False]
+    monkeypatch.setattr("nanotron_zagreus.data.encoders._LARGEST_CHECKED_CHARACTERS", 5000)
+    monkeypatch.setattr("nanotron_zagreus.data.encoders._PIECE_CHARACTERS", 1000)
+    huge = "ratos fugiram " * 5000
+    with pytest.raises(EncoderMismatch, match="wrong gives"):
+        ProvenEncoder(Wrong(fast, "ratos"), reference, seed=0).encode([huge])
+
+
+def test_huge_documents_do_not_use_up_the_first_sample(encoders, monkeypatch):
+    fast, reference = encoders[True, False]
+    monkeypatch.setattr("nanotron_zagreus.data.encoders._LARGEST_CHECKED_CHARACTERS", 100_000)
+    monkeypatch.setattr("nanotron_zagreus.data.encoders._PIECE_CHARACTERS", 1000)
+    monkeypatch.setattr("nanotron_zagreus.data.encoders._CHECKED_SHARE", 0)
+    proven = ProvenEncoder(fast, reference, seed=0)
+    before = proven.num_checked
+    proven.encode(["x" * 300_000, *(["y" * 1000] * 10)])
+    assert proven.num_checked - before == 11
+
+
 def test_auto_falls_back_and_says_so(choices, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     encoder = make_encoder(choices[True, False], "auto", seed=0, parallel=False)
     assert encoder.name == "tokenizers"
     assert "gigatoken is not installed" in caplog.text
+    assert "gigatoken is not installed" in encoder.fallback
     with pytest.raises(InputError, match=r"\[fast\]"):
         make_encoder(choices[True, False], "gigatoken", seed=0, parallel=False)
 

@@ -322,6 +322,45 @@ def test_changed_weights_seed_and_length_are_refused(folders):
             resume(config(), changed)
 
 
+def test_new_weights_are_never_ignored_when_changed_data_is_accepted(folders):
+    """A begun stage keeps its shares, so accepting them would log a change that does not happen."""
+
+    def config(weights):
+        dataset = {"dataset_folder": [folders["a"], folders["b"]], "dataset_weights": weights}
+        return make_config([{"dataset": dataset}], zagreus={"accept_changed_data": True, "max_source_epochs": 1000})
+
+    for other in ([3, 1], None):
+        with pytest.raises(InputError, match=r"weights of stage 'stage 0'.*step 7"):
+            resume(config([1, 3]), config(other))
+
+
+def test_shares_by_size_stay_as_they_were_when_changed_data_is_accepted(tmp_path, caplog):
+    write_source(tmp_path / "x", [10])
+    write_source(tmp_path / "y", [10])
+    folders = [str(tmp_path / "x"), str(tmp_path / "y")]
+    accepting = make_config(
+        [{"dataset": {"dataset_folder": folders}}], zagreus={"accept_changed_data": True, "max_source_epochs": 1000}
+    )
+    before = open_mixture(accepting)
+    write_source(tmp_path / "y", [10, 20])
+    after = open_mixture(accepting, progress=before.state(6))
+    assert after.stages[0].interleave.shares == before.stages[0].interleave.shares
+    assert "keeps the shares 1:1" in caplog.text
+
+
+def test_one_folder_under_two_names_is_refused_with_both(tmp_path):
+    """Counted as two, it would be passed over twice as often as the limit allows."""
+    write_source(tmp_path / "x", [10])
+    (tmp_path / "y").symlink_to(tmp_path / "x", target_is_directory=True)
+    two = [str(tmp_path / "x"), str(tmp_path / "y")]
+    groups = {name: {"dataset_folder": folder, "tokens": 100} for name, folder in zip("ab", two, strict=True)}
+    for dataset in ({"dataset_folder": two}, {"dataset_groups": groups}):
+        with pytest.raises(InputError, match=f"{two[0]} and {two[1]} are one folder"):
+            open_mixture(make_config([{"dataset": dataset}]))
+    stages = [{"dataset": {"dataset_folder": two[0]}}, {"start": 9, "dataset": {"dataset_folder": two[1]}}]
+    assert len(open_mixture(make_config(stages)).sources) == 1
+
+
 def test_moved_folders_are_the_same_data(folders, tmp_path):
     state = open_mixture(make_config([{"dataset": {"dataset_folder": folders["a"]}}])).state(4)
     moved = write_source(tmp_path / "elsewhere", [10, 0, 7])

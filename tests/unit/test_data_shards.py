@@ -1,12 +1,15 @@
 """The shard format: byte for byte datatrove's, and nothing that is not whole is taken for a shard."""
 
+import os
+import resource
+
 import numpy as np
 import pytest
 
 from nanotron_zagreus.data.shard_file import PARTIAL_FOLDER, ShardFile
 from nanotron_zagreus.data.shards import list_shards, read_shard, summarize_shards
 from nanotron_zagreus.data.sources import open_source
-from nanotron_zagreus.data.windows import WindowReader
+from nanotron_zagreus.data.windows import WindowReader, allow_open_files
 from nanotron_zagreus.errors import InputError, MissingInputError, WorkError
 from tests.unit.data_fixtures import VOCAB_SIZE, write_shard
 
@@ -190,6 +193,36 @@ def test_a_file_shortened_while_in_use_is_named(tmp_path):
     _truncate(path)
     with pytest.raises(WorkError, match="00000_unshuffled"):
         WindowReader().read_into(np.empty(9, dtype=np.uint16), shard, 21)
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_wanted(monkeypatch):
+    limits = {"now": (1024, 4096)}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits["now"])
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, wanted: limits.update(now=wanted))
+    assert allow_open_files(20) == 20
+    assert limits["now"] == (1024, 4096)
+    assert allow_open_files(1500) == 1500
+    assert limits["now"] == (3000, 4096)
+    assert allow_open_files(100_000) == 2048
+    assert limits["now"] == (4096, 4096)
+    limits["now"] = (1024, resource.RLIM_INFINITY)
+    assert allow_open_files(10**6) == 2**15
+    assert limits["now"][0] == 2**16
+
+
+def test_reads_that_give_less_than_asked_go_on(tmp_path, monkeypatch):
+    """A network file system may; only the end of the file means that it was shortened."""
+    preadv, pread = os.preadv, os.pread
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0].cast("B")[:7]], offset))
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 5), offset))
+    shard = read_shard(write_shard(tmp_path, 0, 100, document_tokens=30))
+    row = np.empty(50, dtype=np.uint16)
+    reader = WindowReader()
+    reader.read_into(row, shard, 10)
+    assert row.tolist() == list(range(10, 60))
+    assert reader.document_starts(shard, 10, 60).tolist() == [20, 50]
+    with pytest.raises(WorkError, match="shortened"):
+        reader.read_into(row, shard, 60)
 
 
 @pytest.mark.parametrize("kind", ["few", "many", "huge document between tiny ones", "tiny documents at the end"])

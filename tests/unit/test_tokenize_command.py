@@ -1,0 +1,152 @@
+"""`zagreus tokenize`: what it refuses and reports, and Slurm jobs that have not ended (Slurm is two scripts here)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nanotron_zagreus.cli import tokenize
+from nanotron_zagreus.cli.app import run
+from tests.unit.tokenizer_fixtures import train_tokenizer
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A corpus of two files and the command line that tokenizes it."""
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / f"{name}.jsonl").write_text('{"text": "um texto"}\n{"text": ""}\n')
+    tokenizer = train_tokenizer(tmp_path / "tokenizer", named=True)
+    return [
+        "tokenize",
+        "--input",
+        str(tmp_path / "in"),
+        "--output",
+        str(tmp_path / "out"),
+        "--tokenizer",
+        str(tokenizer),
+    ]
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Two commands that stand for Slurm; returns the folder where `queue` lists the ids that squeue knows."""
+    scripts = {
+        "sbatch": 'echo x >> "$0.calls"; echo "Submitted batch job $(( 4710 + $(wc -l < "$0.calls") ))"',
+        "squeue": 'cat "$0.error" >&2 2>/dev/null && exit 1; cat "$0.list" 2>/dev/null || true',
+    }
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def submit(source, *options):
+    return run([*source, "--executor", "slurm", "--slurm-partition", "cpu", "--tasks", "2", *options])
+
+
+def test_nothing_is_submitted_while_a_job_of_the_folder_is_in_the_queue(source, slurm, tmp_path, capsys):
+    assert submit(source) == 0
+    printed = capsys.readouterr().out
+    assert "job 4711" in printed and "--status" in printed
+    assert (tmp_path / "out" / "logs" / "slurm_jobs.txt").read_text().split() == ["4711"], "not the statistics' job"
+    (slurm / "squeue.list").write_text("4711\n4711\n")
+    assert submit(source) == 2
+    error = capsys.readouterr().err
+    assert "job 4711" in error and "--status" in error
+    assert len((slurm / "sbatch.calls").read_text().split()) == 2
+    (slurm / "squeue.list").write_text("")
+    assert submit(source) == 0
+
+
+def test_a_job_that_slurm_has_forgotten_has_ended_and_other_errors_are_no_answer(source, slurm, capsys):
+    assert submit(source) == 0
+    (slurm / "squeue.error").write_text("slurm_load_jobs error: Unable to contact slurm controller\n")
+    assert submit(source) == 1
+    assert "Unable to contact" in capsys.readouterr().err
+    (slurm / "squeue.error").write_text("slurm_load_jobs error: Invalid job id specified\n")
+    assert submit(source) == 0
+
+
+def test_status_says_how_far_a_folder_is_and_starts_nothing(source, slurm, tmp_path, capsys):
+    status = ["tokenize", "--output", str(tmp_path / "out"), "--status"]
+    assert run(status) == 2
+    assert "holds no tokenization" in capsys.readouterr().err
+    submit(source)
+    (slurm / "squeue.list").write_text("4711\n")
+    result = {"documents": 7, "tokens": 70, "failures": 1, "bytes_read": 20}
+    (tmp_path / "out" / "logs" / "results").mkdir()
+    (tmp_path / "out" / "logs" / "results" / "00001.json").write_text(json.dumps(result))
+    calls = (slurm / "sbatch.calls").read_text()
+    capsys.readouterr()
+    assert run(status) == 0
+    line = capsys.readouterr().out
+    assert "0 of 2 tasks, 7 documents, 70 tokens" in line and "job 4711 queued or running" in line
+    assert run([*status, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["active_jobs"] == ["4711"]
+    assert (slurm / "sbatch.calls").read_text() == calls
+
+
+def test_the_status_of_a_recipe_covers_its_sources(source, slurm, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"tokenizer: {source[-1]}\nsources: {{a: {{inputs: [{source[2]}]}}}}\n")
+    command = ["tokenize", "--recipe", str(recipe), "--output", str(tmp_path / "all")]
+    assert run([*command, "--executor", "slurm", "--slurm-partition", "cpu"]) == 0
+    capsys.readouterr()
+    assert run([*command, "--status"]) == 0
+    assert "all/a/tokenized: 0 of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--text-column", "--bos-token", "--eos-token"])
+def test_what_a_recipe_says_itself_is_refused_beside_it(option, source, tmp_path, capsys):
+    command = ["tokenize", "--recipe", "smollm2/data_por.yaml", "--output", str(tmp_path / "all"), option, "x"]
+    assert run(command) == 2
+    assert option in capsys.readouterr().err
+
+
+def fake_tokenization(monkeypatch, fail):
+    """Replace the work by one that fails for the folders whose path holds ``fail``; return what was begun."""
+    from nanotron_zagreus.data import tokenization
+    from nanotron_zagreus.data.tokenization import Outcome
+    from nanotron_zagreus.errors import WorkError
+
+    begun = []
+
+    def work(prepared, **options):
+        begun.append(prepared.job.output.parent.name)
+        if fail in str(prepared.job.output):
+            raise WorkError("1 of 2 tasks did not finish")
+        return Outcome(2, 2, 5, 50, 0, 3, ("tokenizers",), (), ("gigatoken is not installed",))
+
+    monkeypatch.setattr(tokenization, "tokenize_locally", work)
+    return begun
+
+
+def test_a_source_that_fails_does_not_end_the_recipe(source, tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    sources = {name: {"inputs": [source[2]]} for name in ("one", "two", "three")}
+    recipe.write_text(json.dumps({"tokenizer": source[-1], "sources": sources}))
+    begun = fake_tokenization(monkeypatch, fail="/one/")
+    assert run(["tokenize", "--recipe", str(recipe), "--output", str(tmp_path / "all")]) == 1
+    assert sorted(begun) == ["one", "three", "two"]
+    captured = capsys.readouterr()
+    assert "one/tokenized: 1 of 2 tasks did not finish" in captured.err
+    assert captured.out.count("2 of 2 tasks") == 2
+
+
+def test_empty_documents_and_the_reason_for_tokenizers_are_printed(source, monkeypatch, capsys):
+    fake_tokenization(monkeypatch, fail="nothing")
+    assert run(source) == 0
+    line = capsys.readouterr().out
+    assert "5 documents (3 empty ones left out)" in line
+    assert "with tokenizers; tokenizers because gigatoken is not installed" in line
+
+
+def test_the_text_column_has_a_default():
+    job = tokenize._single_job(
+        Path("x"), {"inputs": ("a",), "tokenizer": "t", "bos": None, "eos": None, "text_column": None}
+    )
+    assert job.text_column == "text"
