@@ -120,7 +120,8 @@ def progress(
     """Show how scores develop over training: a table with standard errors, and a plot.
 
     With --watch it first evaluates the checkpoints of a running training as they appear (--suite says on
-    what), and ends when the training does; the options from --data on are for that.
+    what), and ends when the training does; the options from --data on are for that. Without it, --limit N
+    shows the results of trials with that limit, which otherwise stand back behind those on all documents.
 
     Example: `zagreus progress results --suite progression-por --published --plot progress.png`
     """
@@ -132,7 +133,7 @@ def progress(
         check_plot_path(plot)
 
     def show() -> None:
-        tables = _tables(results, suite=suite, published=published, tokens_per_step=tokens_per_step)
+        tables = _tables(results, suite=suite, published=published, tokens_per_step=tokens_per_step, limit=limit)
         _print_tables(tables, output_format)
         if plot is not None:
             draw_tables(tables, plot)
@@ -201,7 +202,7 @@ def _say(outcome: Outcome) -> None:
 
 
 def _tables(
-    folder: Path, *, suite: str | None = None, published: bool = False, tokens_per_step: int = 0
+    folder: Path, *, suite: str | None, published: bool, tokens_per_step: int, limit: float | None
 ) -> list[Table]:
     from nanotron_zagreus.errors import MissingInputError
     from nanotron_zagreus.evaluation.progression import build_tables
@@ -211,7 +212,8 @@ def _tables(
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such folder of results; run `zagreus evaluate … --output {folder}`")
     rows = published_rows if published else None
-    return build_tables(newest_results(read_results(folder)), suite, rows, tokens_per_step)
+    results = [result for result in read_results(folder) if limit is None or result.conditions.limit == limit]
+    return build_tables(newest_results(results), suite, rows, tokens_per_step)
 
 
 def _print_tables(tables: list[Table], output_format: str) -> None:

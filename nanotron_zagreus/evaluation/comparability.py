@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.results import Conditions, TaskResult
 
+# What must agree between any two scores of a table, by how an error calls it ...
+_OF_A_TABLE = {"limit": "limit", "chat_template": "chat template"}
+# ... and between two scores of one task.
+_OF_A_TASK = {"num_fewshot": "shots", "version": "task version", **_OF_A_TABLE}
+
 
 def refuse_mixed(results: Sequence[TaskResult]) -> None:
-    """Refuse results of one task that were measured in different ways."""
+    """Refuse results that were measured in different ways: each task by itself, then all of them together."""
     first: dict[str, TaskResult] = {}
     for result in results:
         other = first.setdefault(result.task, result)
-        difference = _difference(other.conditions, result.conditions)
-        if not difference and other.num_documents != result.num_documents:
-            difference = f"{other.num_documents} documents against {result.num_documents}"
-        if not difference and other.documents and result.documents and other.documents != result.documents:
-            difference = f"other documents, {other.documents} against {result.documents}"
+        difference = _difference(other.conditions, result.conditions, _OF_A_TASK) or _other_documents(other, result)
         if difference:
             raise InputError(
                 f"{result.task}: {other.label} and {result.label} were measured differently ({difference}) and cannot "
-                f"stand in one table; evaluate one of them again, or move {result.path} away"
+                f"stand in one table; {_way_out(other, result)}"
+            )
+    for result in results:
+        other = results[0]
+        difference = _difference(other.conditions, result.conditions, _OF_A_TABLE)
+        if difference:
+            raise InputError(
+                f"{other.label} on {other.task} and {result.label} on {result.task} were measured differently "
+                f"({difference}) and cannot go into one average; {_way_out(other, result)}"
             )
 
 
@@ -35,10 +44,23 @@ def refuse_mixed_weights(label: str, results: Sequence[TaskResult]) -> None:
         )
 
 
-def _difference(one: Conditions, other: Conditions) -> str:
-    names = {"num_fewshot": "shots", "version": "task version", "limit": "limit", "chat_template": "chat template"}
+def _difference(one: Conditions, other: Conditions, names: Mapping[str, str]) -> str:
     return ", ".join(
         f"{title} {getattr(one, name)} against {getattr(other, name)}"
         for name, title in names.items()
         if getattr(one, name) != getattr(other, name)
     )
+
+
+def _other_documents(one: TaskResult, other: TaskResult) -> str:
+    if one.num_documents != other.num_documents:
+        return f"{one.num_documents} documents against {other.num_documents}"
+    if one.documents and other.documents and one.documents != other.documents:
+        return f"other documents, {one.documents} against {other.documents}"
+    return ""
+
+
+def _way_out(one: TaskResult, other: TaskResult) -> str:
+    """Return what to do about the two; a trial on a few documents is the one to go."""
+    is_trial = one.conditions.limit is not None and other.conditions.limit is None
+    return f"evaluate one of them again, or move {(one if is_trial else other).path} away"

@@ -75,13 +75,21 @@ def read_results(folder: Path) -> list[TaskResult]:
 
 
 def newest_results(results: Iterable[TaskResult]) -> list[TaskResult]:
-    """Return the newest result of every (model, task)."""
-    newest: dict[tuple[str, str], TaskResult] = {}
+    """Return the result that counts for every (model, task).
+
+    The newest one on all documents; without such a one, that on the most documents, again the newest.
+    """
+    counting: dict[tuple[str, str], TaskResult] = {}
     for result in results:
         key = (result.label, result.task)
-        if key not in newest or result.date >= newest[key].date:
-            newest[key] = result
-    return list(newest.values())
+        if key not in counting or _rank(result) >= _rank(counting[key]):
+            counting[key] = result
+    return list(counting.values())
+
+
+def _rank(result: TaskResult) -> tuple[bool, int, float]:
+    is_whole = result.conditions.limit is None
+    return is_whole, 0 if is_whole else result.num_documents or 0, result.date
 
 
 def write_results(folder: Path, results: dict[str, Any], *, keep_samples: bool, tracker: Any) -> Path:

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from nanotron_zagreus.evaluation.progression import Row, Table
 
 
+def limit_note(results: Sequence[TaskResult]) -> list[str]:
+    """Say that the scores come from a few documents only; one table's results share one limit."""
+    limit = results[0].conditions.limit if results else None
+    if limit is None:
+        return []
+    share = f"{100 * limit:g} % of the documents" if limit < 1 else f"{limit:g} document{'' if limit == 1 else 's'}"
+    return [f"a trial: the first {share} of every task, not the whole of it"]
+
+
 def best_note(table: Table) -> list[str]:
     """Say which row is best, and how many others may be just as good.
 

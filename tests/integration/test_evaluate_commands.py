@@ -103,6 +103,23 @@ def test_results_measured_differently_are_refused(
     assert "limit None against 2" in capsys.readouterr().err
 
 
+def test_a_trial_after_the_full_run_is_shown_only_when_asked_for(
+    data: Path, models: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(results, output)
+    assert run(["progress", str(output), "--format", "markdown"]) == 0
+    before = capsys.readouterr().out
+    command = ["evaluate", str(models / "1000"), "--suite", "progression-por", "--data", str(data), "--limit", "1"]
+    assert run([*command, "--output", str(output)]) == 0
+    assert "a trial: the first 1 document of every task" in capsys.readouterr().out
+    assert run(["progress", str(output), "--format", "markdown"]) == 0
+    assert capsys.readouterr().out == before
+    assert run(["progress", str(output), "--format", "json", "--limit", "1"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    assert [row["label"] for row in table["rows"]] == ["1000"] and "a trial" in table["notes"][0]
+
+
 def test_a_failed_evaluation_says_so_by_its_exit_code(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
