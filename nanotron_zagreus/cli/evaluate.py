@@ -28,6 +28,7 @@ _DTYPE = typer.Option("auto", "--dtype", help="auto (as saved), float32, bfloat1
 _CHAT = typer.Option(False, "--apply-chat-template", help="Send prompts through the tokenizer's chat template.")
 _SHOTS = typer.Option(None, "--num-fewshot", help="Shots for the tasks of --tasks.")
 _SAMPLES = typer.Option(False, "--log-samples", help="Also keep every document's prompt and answer.")
+_AGAIN = typer.Option(False, "--again", help="Evaluate also what the folder of results holds already.")
 _REPLACE = typer.Option(False, "--replace", help="Set results of other weights under a model's name aside.")
 _KEEP = typer.Option(True, help="Keep converted checkpoints for the next evaluation.")
 _JSON = typer.Option(False, "--json", help="Print JSON.")
@@ -62,6 +63,7 @@ def evaluate(
     num_fewshot: int | None = _SHOTS,
     keep_converted: bool = _KEEP,
     log_samples: bool = _SAMPLES,
+    again: bool = _AGAIN,
     replace: bool = _REPLACE,
     as_json: bool = _JSON,
 ) -> None:
@@ -91,6 +93,7 @@ def evaluate(
         num_fewshot=num_fewshot,
         keep_converted=keep_converted,
         keep_samples=log_samples,
+        again=again,
         replace_old=replace,
     )
     outcomes = run_request(request, report=_say)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.evaluation import leaderboard_rules
 from nanotron_zagreus.evaluation.results import Conditions, TaskResult
 
 # What must agree between any two scores of a table, by how an error calls it ...
-_OF_A_TABLE = {"limit": "limit", "chat_template": "chat template"}
+_OF_A_TABLE = {"limit": "limit", "chat_template": "chat template", "dtypes": "dtype"}
 # ... and between two scores of one task.
-_OF_A_TASK = {"num_fewshot": "shots", "version": "task version", **_OF_A_TABLE}
+_OF_A_TASK = {
+    **{"num_fewshot": "shots", "version": "task version", "context": "room for prompts and answers"},
+    **_OF_A_TABLE,
+}
+_LEADERBOARD = leaderboard_rules.NAME
 
 
 def refuse_mixed(results: Sequence[TaskResult]) -> None:
@@ -18,7 +24,7 @@ def refuse_mixed(results: Sequence[TaskResult]) -> None:
     first: dict[str, TaskResult] = {}
     for result in results:
         other = first.setdefault(result.task, result)
-        difference = _difference(other.conditions, result.conditions, _OF_A_TASK) or _other_documents(other, result)
+        difference = difference_of(other.conditions, result.conditions) or _other_documents(other, result)
         if difference:
             raise InputError(
                 f"{result.task}: {other.label} and {result.label} were measured differently ({difference}) and cannot "
@@ -44,12 +50,31 @@ def refuse_mixed_weights(label: str, results: Sequence[TaskResult]) -> None:
         )
 
 
+def difference_of(one: Conditions, other: Conditions) -> str:
+    """Return in words what keeps two scores of one task apart; nothing when they are comparable."""
+    return _difference(one, other, _OF_A_TASK)
+
+
 def _difference(one: Conditions, other: Conditions, names: Mapping[str, str]) -> str:
+    pairs = ((name, getattr(one, name), getattr(other, name)) for name in names)
     return ", ".join(
-        f"{title} {getattr(one, name)} against {getattr(other, name)}"
-        for name, title in names.items()
-        if getattr(one, name) != getattr(other, name)
+        f"{names[name]} {_text(value)} against {_text(its)}"
+        for name, value, its in pairs
+        if not _agree(name, value, its)
     )
+
+
+def _agree(name: str, one: Any, other: Any) -> bool:
+    if name == "dtypes":
+        return not one or not other or bool(one & other)
+    if name == "context":
+        # Outside the leaderboard's tasks rules differ only for prompts that are too long; a note tells of them.
+        return one == other or None in (one, other) or _LEADERBOARD not in (one, other)
+    return bool(one == other)
+
+
+def _text(value: Any) -> str:
+    return "/".join(sorted(value)) if isinstance(value, frozenset) else str(value)
 
 
 def _other_documents(one: TaskResult, other: TaskResult) -> str:

@@ -7,16 +7,25 @@ rules by `context_rules: leaderboard-pt` in its metadata.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-_NAME = "leaderboard-pt"
+NAME = "leaderboard-pt"
+"""Of these rules, in a task's metadata and in results."""
+
+_OF_OTHER_TASKS = "whole-shots"
 
 
 def applies(metadata: Mapping[str, Any] | None) -> bool:
     """Say whether a task file with this ``metadata`` asks for the leaderboard's rules."""
-    return (metadata or {}).get("context_rules") == _NAME
+    return (metadata or {}).get("context_rules") == NAME
+
+
+def context_rule(metadata: Mapping[str, Any] | None) -> str:
+    """Return which rule shares the context of a task with this ``metadata``: the leaderboard's, or whole shots only."""
+    return NAME if applies(metadata) else _OF_OTHER_TASKS
 
 
 def generation_tokens(max_length: int) -> int:
@@ -50,6 +59,8 @@ def cut_to_last_tokens(
     Returns:
         Tokens and mask, [batch, min(length, num_tokens)].
     """
+    import torch
+
     lengths = mask.sum(dim=1)
     rows = torch.arange(len(tokens))
     first = tokens[rows, tokens.shape[1] - lengths]

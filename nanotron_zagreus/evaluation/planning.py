@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.evaluation.comparability import difference_of
+from nanotron_zagreus.evaluation.leaderboard_rules import context_rule
 from nanotron_zagreus.evaluation.local_data import data_fingerprint
 from nanotron_zagreus.evaluation.model_folders import subject_fingerprint
-from nanotron_zagreus.evaluation.results import Conditions, TaskResult, newest_results, read_results, set_aside
+from nanotron_zagreus.evaluation.results import (
+    Conditions,
+    TaskResult,
+    has_samples,
+    newest_results,
+    read_results,
+    set_aside,
+)
 from nanotron_zagreus.evaluation.subjects import Subject
 from nanotron_zagreus.evaluation.task_sources import task_config
 
@@ -38,6 +47,8 @@ class Settings:
     """Keep a checkpoint's Hugging Face folder for the next evaluation."""
     keep_samples: bool = False
     """Also write every document's prompt and answer."""
+    again: bool = False
+    """Evaluate also what the folder of results holds."""
     replace_old: bool = False
     """Set results of other weights aside instead of refusing."""
     bootstrap_resamples: int = 1000
@@ -76,8 +87,10 @@ def make_plan(
     fitting = [
         result
         for result in present
-        if result.task in names
-        and result.conditions == current_conditions(manager, result.task, settings)
+        if not settings.again
+        and result.task in names
+        and not difference_of(result.conditions, current_conditions(manager, result.task, settings))
+        and (has_samples(result) or not settings.keep_samples)
         # Data of the hub has no fingerprint and counts as the same as any copy of it.
         and (result.data is None or prints[result.task] is None or result.data == prints[result.task])
     ]
@@ -95,4 +108,6 @@ def current_conditions(manager: TaskManager, name: str, settings: Settings) -> C
         version=str((config.get("metadata") or {}).get("version", "Yaml")),
         limit=settings.limit,
         chat_template=settings.apply_chat_template,
+        dtypes=frozenset({settings.dtype}),
+        context=context_rule(config.get("metadata")),
     )

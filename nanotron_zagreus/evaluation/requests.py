@@ -38,6 +38,8 @@ class EvaluationRequest:
     apply_chat_template: bool = False
     keep_converted: bool = True
     keep_samples: bool = False
+    again: bool = False
+    """Evaluate also what ``output`` holds."""
     replace_old: bool = False
     """Set results of other weights aside instead of refusing."""
 
@@ -67,6 +69,7 @@ def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = 
         keep_converted=request.keep_converted,
         keep_samples=request.keep_samples,
         tokenizer=request.tokenizer,
+        again=request.again,
         replace_old=request.replace_old,
     )
     request.output.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,9 @@ from nanotron_zagreus.errors import InputError, WorkError
 SECTION = "zagreus"
 """Key under which a results file holds what lm-eval does not record."""
 
+PLAIN_CONTEXT = "lm-eval"
+"""Context rule of the plain command: a prompt that is too long is cut from the left."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
@@ -32,6 +35,11 @@ class Conditions:
     """Documents evaluated, or their fraction; None for all."""
     chat_template: bool
     """Whether prompts went through the tokenizer's chat template."""
+    dtypes: frozenset[str] = frozenset()
+    """The number format asked for (``auto``: the one saved in) and the one it came to; empty when not recorded."""
+    context: str | None = None
+    """Who shares the context between prompt and answer: ``whole-shots``, ``leaderboard-pt`` or
+    ``lm-eval``, see leaderboard_rules; None when not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +128,12 @@ def write_results(folder: Path, results: dict[str, Any], *, keep_samples: bool, 
     return folder / written[-1].name
 
 
+def has_samples(result: TaskResult) -> bool:
+    """Say whether every document's prompt and answer were written beside ``result``, under its file's date."""
+    date = result.path.stem.removeprefix("results_")
+    return result.path.with_name(f"samples_{result.task}_{date}.jsonl").is_file()
+
+
 def set_aside(paths: Sequence[Path]) -> None:
     """Move results files into a hidden folder beside them, where nothing reads them."""
     for path in paths:
@@ -169,7 +183,17 @@ def _conditions(data: dict[str, Any], own: dict[str, Any], task: str) -> Conditi
         version=str((data.get("versions") or {}).get(task)),
         limit=(data.get("config") or {}).get("limit"),
         chat_template=bool(own.get("chat_template", data.get("chat_template"))),
+        dtypes=_dtypes(data.get("config") or {}),
+        context=(own.get("context") or {}).get(task) if own else PLAIN_CONTEXT,
     )
+
+
+def _dtypes(config: Mapping[str, Any]) -> frozenset[str]:
+    arguments = config.get("model_args") or {}
+    if isinstance(arguments, str):
+        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
+    asked = arguments.get("dtype", "auto" if config.get("model") == "hf" else None)  # lm-eval's own default
+    return frozenset(str(dtype).removeprefix("torch.") for dtype in (asked, config.get("model_dtype")) if dtype)
 
 
 def _label_of(data: dict[str, Any], path: Path) -> str:

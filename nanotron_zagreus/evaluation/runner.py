@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nanotron_zagreus import __version__
 from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.evaluation.leaderboard_rules import context_rule
 from nanotron_zagreus.evaluation.model_folders import hf_folder
 from nanotron_zagreus.evaluation.planning import Plan, Settings, make_plan
 from nanotron_zagreus.evaluation.quiet import quiet_lm_eval
@@ -154,6 +155,7 @@ def _evaluate_task(
         "tokens": subject.tokens,
         "chat_template": settings.apply_chat_template,
         "shots": {name: results.pop("shots")},
+        "context": {name: context_rule(task.config.metadata)},
         "data": {name: plan.data[name]},
         "documents": {name: results.pop("documents")},
     }

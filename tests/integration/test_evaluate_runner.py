@@ -104,6 +104,7 @@ def test_all_twelve_portuguese_tasks_run_on_local_data(data: Path, models: Path,
     assert len(results) == 12
     assert {result.num_documents for result in results.values()} == {2}
     assert {result.step for result in results.values()} == {1000}
+    assert {result.conditions.context for result in results.values()} == {"whole-shots", "leaderboard-pt"}
     mmlu = results["m_mmlu_pt"].conditions
     assert (mmlu.num_fewshot, mmlu.version, mmlu.limit, mmlu.chat_template) == (5, "0.0", 2, False)
     rte = results["assin2_rte"]
@@ -170,6 +171,24 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(own_tasks: Path, mod
     write_rows(changed / "quiz.jsonl", [{"pergunta": "?", "opcoes": ["a", "b"], "certa": 1}])
     outcomes = run_request(request(models, tmp_path, tasks=("quiz", "heldout"), include_paths=(changed,)))
     assert by_status(outcomes)["done"] == [("1000", "quiz"), ("2000", "quiz")]  # other data is another evaluation
+
+
+def test_what_was_asked_for_is_not_already_there(own_tasks: Path, models: Path, tmp_path: Path) -> None:
+    asked = request(models / "1000", tmp_path, tasks=("quiz",), include_paths=(own_tasks,))
+    (first,) = run_request(asked)
+    assert first.result is not None and first.result.conditions.dtypes == {"auto", "float32"}
+    for changes, status in (
+        ({"dtype": "float32"}, "skipped"),  # what auto came to
+        ({"dtype": "bfloat16"}, "done"),
+        ({"dtype": "bfloat16"}, "skipped"),
+        ({}, "skipped"),
+        ({"keep_samples": True}, "done"),
+        ({"keep_samples": True}, "skipped"),
+        ({"again": True}, "done"),
+    ):
+        (outcome,) = run_request(EvaluationRequest(**{**vars(asked), **changes}))
+        assert (changes, outcome.status) == (changes, status)
+    assert len(list(tmp_path.rglob("results_*.json"))) == 4 and len(list(tmp_path.rglob("samples_*.jsonl"))) == 1
 
 
 def test_a_task_that_crashes_costs_only_itself(own_tasks: Path, models: Path, tmp_path: Path) -> None:

@@ -17,7 +17,13 @@ def result(label: str, task: str, value: float, error: float | None = 0.01, **ch
     made = TaskResult(
         label=label,
         task=task,
-        conditions=Conditions(num_fewshot=_SHOTS.get(task, 0), version="1.0", limit=None, chat_template=False),
+        conditions=Conditions(
+            num_fewshot=_SHOTS.get(task, 0),
+            version="1.0",
+            limit=None,
+            chat_template=False,
+            dtypes=frozenset({"auto", "float32"}),
+        ),
         scores={metric: value, "other": 0.9},
         errors={} if error is None else {metric: error},
         num_documents=100,

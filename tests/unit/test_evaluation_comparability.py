@@ -20,6 +20,7 @@ from nanotron_zagreus.evaluation.results import TaskResult, newest_results
         ({"version": "2.0"}, "task version 1.0 against 2.0"),
         ({"limit": 10}, "limit None against 10"),
         ({"chat_template": True}, "chat template False against True"),
+        ({"dtypes": frozenset({"bfloat16"})}, "dtype auto/float32 against bfloat16"),
     ],
 )
 def test_scores_measured_differently_are_refused(change: dict[str, object], words: str) -> None:
@@ -79,3 +80,35 @@ def test_one_average_is_over_tasks_measured_alike(change: dict[str, object], wor
     other = replace(other, conditions=replace(other.conditions, **change))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"arc_pt.*m_mmlu_pt.*{words}"):
         build_tables([one, other])
+
+
+@pytest.mark.parametrize("dtypes", [{"auto", "bfloat16"}, {"float32"}, set()])
+def test_each_model_may_be_computed_in_what_it_was_saved_in(dtypes: set[str]) -> None:
+    """Asked for as `auto`, or in the same numbers after all, or not recorded."""
+    one, other = result("1000", "arc_pt", 0.2), result("2000", "arc_pt", 0.2)
+    build_tables([one, replace(other, conditions=replace(other.conditions, dtypes=frozenset(dtypes)))])
+
+
+def context(task: str, *rules: str | None) -> list[TaskResult]:
+    """Return a result per rule for prompts that are too long."""
+    results = [
+        result(f"{step}000", task, 0.2, scores={"acc": 0.2, "f1_macro": 0.2}) for step, _ in enumerate(rules, start=1)
+    ]
+    pairs = zip(results, rules, strict=True)
+    return [replace(found, conditions=replace(found.conditions, context=rule)) for found, rule in pairs]
+
+
+def test_leaderboard_scores_of_plain_lm_eval_are_not_comparable() -> None:
+    with pytest.raises(InputError, match="room for prompts and answers leaderboard-pt against lm-eval"):
+        build_tables(context("assin2_rte", "leaderboard-pt", "lm-eval"))
+    build_tables(context("assin2_rte", "leaderboard-pt", None))  # not recorded
+
+
+def test_other_scores_of_plain_lm_eval_are_told_apart_below_the_table() -> None:
+    (table,) = build_tables(context("m_mmlu_pt", "whole-shots", "lm-eval", "whole-shots"))
+    assert table.notes[-1] == (
+        "m_mmlu_pt: 2000 by the plain lm-eval command, which cuts a prompt that is too long where the others lose "
+        "whole shots"
+    )
+    (table,) = build_tables(context("m_mmlu_pt", "lm-eval", "lm-eval"))
+    assert not any("plain" in note for note in table.notes)

@@ -48,6 +48,29 @@ def test_files_of_the_plain_command_are_read_too(tmp_path: Path) -> None:
     assert (found.conditions.num_fewshot, found.conditions.version, found.num_documents) == (5, "0.0", 10)
 
 
+@pytest.mark.parametrize(
+    ("config", "dtypes"),
+    [
+        ({"model": "hf", "model_args": "pretrained=m,dtype=float16", "model_dtype": "torch.float16"}, {"float16"}),
+        ({"model": "hf", "model_args": "pretrained=m", "model_dtype": "torch.bfloat16"}, {"auto", "bfloat16"}),
+        ({"model": "hf", "model_args": {"dtype": "auto"}, "model_dtype": "torch.float32"}, {"auto", "float32"}),
+        ({"model": "vllm", "model_args": {"pretrained": "m"}}, set()),
+        ({}, set()),
+    ],
+)
+def test_what_a_model_was_computed_in_is_read(tmp_path: Path, config: dict[str, Any], dtypes: set[str]) -> None:
+    put(tmp_path, "1", lm_eval_file(config={"limit": None, **config}))
+    (found,) = read_results(tmp_path)
+    assert found.conditions.dtypes == dtypes
+
+
+def test_who_cut_long_prompts_is_read(tmp_path: Path) -> None:
+    put(tmp_path, "1", lm_eval_file())
+    put(tmp_path, "2", lm_eval_file(zagreus={"context": {"m_mmlu_pt": "whole-shots"}}))
+    put(tmp_path, "3", lm_eval_file(zagreus={"label": "m"}))
+    assert [found.conditions.context for found in read_results(tmp_path)] == ["lm-eval", "whole-shots", None]
+
+
 def test_the_newest_result_of_a_task_wins_whatever_the_files_name(tmp_path: Path) -> None:
     newer = {"m_mmlu_pt": {"acc,none": 0.5, "acc_stderr,none": "N/A"}}
     put(tmp_path / "m", "a", lm_eval_file(date=200.0, results=newer))
