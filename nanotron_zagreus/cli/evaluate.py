@@ -31,6 +31,7 @@ _SAMPLES = typer.Option(False, "--log-samples", help="Also keep every document's
 _AGAIN = typer.Option(False, "--again", help="Evaluate also what the folder of results holds already.")
 _REPLACE = typer.Option(False, "--replace", help="Set results of other weights under a model's name aside.")
 _KEEP = typer.Option(True, help="Keep converted checkpoints for the next evaluation.")
+_KEEP_WATCHED = typer.Option(False, help="Keep the converted copy of every checkpoint that --watch evaluated.")
 _JSON = typer.Option(False, "--json", help="Print JSON.")
 _FORMAT = typer.Option("table", "--format", help="table, markdown, csv or json.")
 _PLOT = typer.Option(None, "--plot", help="Also draw the scores over steps and tokens: .png, .svg or .pdf.")
@@ -119,6 +120,7 @@ def progress(
     tokenizer: str | None = _TOKENIZER,
     batch_size: str = _BATCH,
     device: str = _DEVICE,
+    keep_converted: bool = _KEEP_WATCHED,
 ) -> None:
     """Show how scores develop over training: a table with standard errors, and a plot.
 
@@ -150,9 +152,9 @@ def progress(
     _prepare_process()
     request = EvaluationRequest(
         paths=(), suite=suite, output=results, data=data, limit=limit, tokenizer=tokenizer, batch_size=batch_size,
-        device=device,
+        device=device, keep_converted=keep_converted,
     )  # fmt: skip
-    _raise_failures(follow_training(watch, request, show, report=_say, interval_seconds=interval))
+    _raise_failures(follow_training(watch, request, show, report=_say, tell=_tell, interval_seconds=interval))
 
 
 def eval_data(
@@ -202,6 +204,10 @@ def _say(outcome: Outcome) -> None:
     scores = ", ".join(f"{metric} {value:.4f}" for metric, value in outcome.result.scores.items())
     after = "already there" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
     console.print(f"{name}: {scores} ({after})", markup=False)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _tables(

@@ -62,6 +62,7 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
     from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 
     out = cache / subject.label
+    assert out.parent == cache and out.name == subject.label  # a label names a folder in it, never a way out
     fingerprint = subject_fingerprint(subject, tokenizer)
     record = out / _RECORD
     if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
@@ -72,6 +73,13 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
     convert_checkpoint(subject.path, out, checkpoint_tokenizer(subject.path, tokenizer))
     record.write_text(json.dumps({"fingerprint": fingerprint, "checkpoint": subject.source}), encoding="utf-8")
     return out
+
+
+def forget_converted(subject: Subject, cache: Path) -> None:
+    """Delete the Hugging Face folder that :func:`hf_folder` made of a checkpoint, if it made one."""
+    out = cache / subject.label
+    if subject.kind == "checkpoint" and (out / _RECORD).is_file():
+        shutil.rmtree(out)
 
 
 def _fetch(source: str) -> Path:

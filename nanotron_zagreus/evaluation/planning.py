@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,8 @@ from nanotron_zagreus.evaluation.task_sources import task_config
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
+
+    from nanotron_zagreus.evaluation.task_set import TaskSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +68,9 @@ class Plan:
     finished: tuple[TaskResult, ...]
 
 
-def make_plan(
-    subject: Subject, manager: TaskManager, names: Sequence[str], output: Path, settings: Settings, data: Path | None
-) -> Plan:
+def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
     """Return what is left to do for ``subject``; refuse results of other weights under its label."""
+    settings, manager, names = tasks.settings, tasks.manager, tasks.names
     fingerprint = subject_fingerprint(subject, settings.tokenizer)
     folder = output / subject.label
     present = [result for result in read_results(folder) if result.fingerprint] if folder.is_dir() else []
@@ -83,7 +83,7 @@ def make_plan(
     if foreign:
         set_aside(foreign)
     present = [result for result in present if result.fingerprint == fingerprint]
-    prints = {name: data_fingerprint(task_config(manager, name), data) for name in names}
+    prints = {name: data_fingerprint(task_config(manager, name), tasks.data) for name in names}
     fitting = [
         result
         for result in present

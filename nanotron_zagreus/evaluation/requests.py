@@ -14,6 +14,7 @@ from nanotron_zagreus.evaluation.planning import Settings
 from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
 from nanotron_zagreus.evaluation.subjects import find_subjects
 from nanotron_zagreus.evaluation.suites import find_suite
+from nanotron_zagreus.evaluation.task_set import TaskSet
 from nanotron_zagreus.evaluation.task_sources import index_tasks, task_names
 
 
@@ -50,11 +51,38 @@ def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = 
     Raises:
         InputError: anything in the request that cannot work, found before a model is loaded.
     """
-    require("lm_eval", "evaluation")
+    _check(request)
+    subjects = fetch_hub_models(find_subjects(request.paths))  # before the tasks, whose index can take long
+    tasks = find_tasks(request)
+    request.output.mkdir(parents=True, exist_ok=True)
+    return evaluate_subjects(subjects, tasks, request.output, report)
+
+
+def prepare(request: EvaluationRequest) -> TaskSet:
+    """Return the tasks of ``request``, all loaded, before any model is there.
+
+    Raises:
+        InputError: anything in the request that cannot work, its paths aside.
+    """
+    tasks = find_tasks(request)
+    if request.tokenizer:
+        from nanotron_zagreus.conversion.tokenizer_files import find_tokenizer
+
+        find_tokenizer(request.tokenizer)
+    tasks.load(tasks.names)
+    request.output.mkdir(parents=True, exist_ok=True)
+    return tasks
+
+
+def find_tasks(request: EvaluationRequest) -> TaskSet:
+    """Return the tasks that ``request`` asks for, none loaded yet; its paths are not looked at.
+
+    Raises:
+        InputError: anything else in the request that cannot work.
+    """
     _check(request)
     columns = find_suite(request.suite).columns if request.suite else ()
     asked = [*(column.task for column in columns), *request.tasks]
-    subjects = fetch_hub_models(find_subjects(request.paths))
     manager = index_tasks(asked, request.include_paths)
     names = task_names(manager, asked)
     shots = dict.fromkeys(task_names(manager, request.tasks), request.num_fewshot) if request.tasks else {}
@@ -72,11 +100,11 @@ def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = 
         again=request.again,
         replace_old=request.replace_old,
     )
-    request.output.mkdir(parents=True, exist_ok=True)
-    return evaluate_subjects(subjects, manager, names, request.output, settings, data=request.data, report=report)
+    return TaskSet(manager, names, settings, request.data)
 
 
 def _check(request: EvaluationRequest) -> None:
+    require("lm_eval", "evaluation")
     if not request.suite and not request.tasks:
         raise InputError("neither --suite nor --tasks: say what to evaluate, as in --suite progression-por")
     if request.limit is not None and not (0 < request.limit < 1 or request.limit == int(request.limit) > 0):

@@ -1,20 +1,17 @@
-"""The stage's commands as a user types them: evaluate, progress, eval-data, and following a training."""
+"""The stage's commands as a user types them: evaluate, progress, eval-data."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from evaluation_fixtures import progression_rows, write_data, write_tiny_model
 
 pytest.importorskip("lm_eval")
 
-from nanotron_zagreus.checkpoints.outcome import Outcome, write_outcome
 from nanotron_zagreus.cli.app import run
-from nanotron_zagreus.evaluation import watching
 
 pytestmark = pytest.mark.integration
 
@@ -170,39 +167,3 @@ def test_eval_data_says_what_is_needed_and_what_is_missing(
     described = json.loads(capsys.readouterr().out)
     assert len(described["data"]) == 9 and not any(need["present"] for need in described["data"])
     assert (Path(described["tasks_folder"]) / "leaderboard_pt" / "bluex.yaml").is_file()
-
-
-def test_watch_evaluates_checkpoints_as_they_appear_until_the_training_ends(
-    data: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from nanotron_zagreus.conversion.from_hf import import_folder
-
-    checkpoints = tmp_path / "checkpoints"
-    checkpoints.mkdir()
-    naps: list[float] = []
-
-    def train_meanwhile(seconds: float) -> None:
-        """Save another checkpoint while the watcher sleeps; the second is the last."""
-        naps.append(seconds)
-        if len(naps) <= 2:
-            import_folder(models / f"{len(naps)}000", checkpoints / f"{len(naps)}000")
-        else:
-            write_outcome(checkpoints, Outcome(why="finished", step=2000, checkpoint=None))
-
-    monkeypatch.setattr(watching.time, "sleep", train_meanwhile)
-    arguments: list[Any] = [
-        "--suite",
-        "progression-por",
-        "--data",
-        data,
-        "--tokenizer",
-        models / "1000",
-        "--limit",
-        "1",
-    ]
-    command = ["progress", tmp_path / "out", "--watch", checkpoints, *arguments, "--interval", "5", "--format", "csv"]
-    assert run([str(argument) for argument in command]) == 0
-    rounds = capsys.readouterr().out.split("model,")[1:]
-    assert [len(table.splitlines()) - 1 for table in rounds] == [1, 2]
-    assert naps == [5.0, 5.0, 5.0]
-    assert run(["progress", str(tmp_path), "--watch", str(tmp_path / "none"), "--suite", "progression-por"]) == 2
