@@ -107,6 +107,8 @@ def _check(request: EvaluationRequest) -> None:
     require("lm_eval", "evaluation")
     if not request.suite and not request.tasks:
         raise InputError("neither --suite nor --tasks: say what to evaluate, as in --suite progression-por")
+    if request.suite:
+        find_suite(request.suite)
     if request.limit is not None and not (0 < request.limit < 1 or request.limit == int(request.limit) > 0):
         raise InputError(f"--limit {request.limit}: a whole number of documents, or a fraction between 0 and 1")
     if request.num_fewshot is not None and request.num_fewshot < 0:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from nanotron_zagreus import __version__
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.leaderboard_rules import context_rule
-from nanotron_zagreus.evaluation.model_folders import forget_converted, hf_folder
+from nanotron_zagreus.evaluation.model_folders import CONVERTED, forget_converted, hf_folder
 from nanotron_zagreus.evaluation.planning import Plan, Settings, make_plan
 from nanotron_zagreus.evaluation.quiet import quiet_lm_eval
 from nanotron_zagreus.evaluation.results import SECTION, TaskResult, read_file, write_results
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from nanotron_zagreus.evaluation.language_model import ShotFittingLM
     from nanotron_zagreus.evaluation.task_set import TaskSet
-
-CONVERTED = ".converted"
-"""Folder inside the folder of results that keeps converted checkpoints."""
 
 Status = Literal["done", "skipped", "failed"]
 
