@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.errors import InputError, WorkError
+from nanotron_zagreus.evaluation.subjects import step_in_name
 
 SECTION = "zagreus"
 """Key under which a results file holds what lm-eval does not record."""
@@ -165,7 +166,7 @@ def read_file(path: Path) -> Iterator[TaskResult]:
                 fingerprint=own.get("fingerprint"),
                 data=(own.get("data") or {}).get(task),
                 documents=(own.get("documents") or {}).get(task),
-                step=own.get("step"),
+                step=own.get("step") if own else step_in_name(label.rpartition("__")[2]),
                 tokens=own.get("tokens"),
                 shots=(own.get("shots") or {}).get(task),
                 date=float(data.get("date") or 0.0),

@@ -71,6 +71,15 @@ def is_checkpoint(path: Path) -> bool:
     return all((path / name).is_file() for name in _CHECKPOINT_FILES)
 
 
+def step_in_name(name: str) -> int | None:
+    """Return the optimizer step that a folder's name says, as in 153000, 153k or step-70; None if it says none."""
+    match = _STEP_NAME.fullmatch(name)
+    if match is None:
+        return None
+    number = match["named"] or match["bare"]
+    return int(number.rstrip("k")) * (1000 if number.endswith("k") else 1)
+
+
 def _subjects_of(argument: str) -> list[Subject]:
     label, source = _split_label(argument)
     path = Path(source).expanduser()
@@ -123,11 +132,7 @@ def _progress_of(path: Path) -> tuple[int | None, int | None]:
     if (path / _CONVERSION_RECORD).is_file():
         record = _read_json(path / _CONVERSION_RECORD)
         return record.get("step"), _tokens(record.get("consumed_samples"), Path(str(record.get("checkpoint"))))
-    match = _STEP_NAME.fullmatch(path.resolve().name)
-    if match is None:
-        return None, None
-    number = match["named"] or match["bare"]
-    return int(number.rstrip("k")) * (1000 if number.endswith("k") else 1), None
+    return step_in_name(path.resolve().name), None
 
 
 def _tokens(num_samples: int | None, checkpoint: Path) -> int | None:

@@ -44,6 +44,7 @@ def test_files_of_the_plain_command_are_read_too(tmp_path: Path) -> None:
     put(tmp_path / "hf_checkpoints__153000", "1", lm_eval_file())
     (found,) = read_results(tmp_path)
     assert (found.label, found.task, found.fingerprint) == ("hf_checkpoints__153000", "m_mmlu_pt", None)
+    assert (found.step, found.tokens) == (153_000, None)
     assert found.scores == {"acc": 0.25} and found.errors == {"acc": 0.01}
     assert (found.conditions.num_fewshot, found.conditions.version, found.num_documents) == (5, "0.0", 10)
 
@@ -62,6 +63,27 @@ def test_what_a_model_was_computed_in_is_read(tmp_path: Path, config: dict[str, 
     put(tmp_path, "1", lm_eval_file(config={"limit": None, **config}))
     (found,) = read_results(tmp_path)
     assert found.conditions.dtypes == dtypes
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("checkpoints/step-70", 70), ("/runs/hf/153k", 153_000), ("153000", 153_000), ("Qwen/Qwen3-0.6B-Base", None)],
+)
+def test_a_step_is_read_from_the_name_that_the_plain_command_recorded(
+    tmp_path: Path, name: str, step: int | None
+) -> None:
+    put(tmp_path, "1", lm_eval_file(model_name=name))
+    put(tmp_path, "2", lm_eval_file(model_name=name, zagreus={"label": "m", "step": 5}))
+    assert [found.step for found in read_results(tmp_path)] == [step, 5]
+
+
+def test_the_cards_own_commands_give_a_curve(tmp_path: Path) -> None:
+    for step in (207_000, 153_000):
+        put(tmp_path / f"hf_checkpoints__{step}", "1", lm_eval_file(model_name=f"hf_checkpoints/{step}"))
+    (table,) = build_tables(newest_results(read_results(tmp_path)), tokens_per_step=1_048_576)
+    rows = [(row.label, row.step) for row in table.rows]
+    assert rows == [("hf_checkpoints__153000", 153_000), ("hf_checkpoints__207000", 207_000)]
+    assert choose_axis(table.rows) == ("step", 1_048_576)
 
 
 def test_who_cut_long_prompts_is_read(tmp_path: Path) -> None:
