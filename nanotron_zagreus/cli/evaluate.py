@@ -81,7 +81,7 @@ def evaluate(
     request = EvaluationRequest(
         paths=tuple(paths),
         suite=suite,
-        tasks=tuple(tasks.split(",")) if tasks else (),
+        tasks=tuple(name.strip() for name in (tasks or "").split(",") if name.strip()),
         include_paths=tuple(include_path or ()),
         output=output,
         data=data,
@@ -166,13 +166,15 @@ def eval_data(
 
     Example: `zagreus eval-data --suite leaderboard-pt --data eval_data`
     """
-    from nanotron_zagreus.evaluation.data_report import describe_needs, needs_of, print_needs
+    from nanotron_zagreus.evaluation.data_report import describe_needs, needs_of, print_needs, refuse_lacking
 
     needs = needs_of(suite)
     if as_json:
         print(describe_needs(needs, data))
-        return
-    print_needs(needs, data)
+    else:
+        print_needs(needs, data)
+    if data is not None:
+        refuse_lacking(needs, data)
 
 
 def _prepare_process() -> None:

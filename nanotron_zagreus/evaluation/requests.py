@@ -113,6 +113,11 @@ def _check(request: EvaluationRequest) -> None:
         raise InputError(f"--limit {request.limit}: a whole number of documents, or a fraction between 0 and 1")
     if request.num_fewshot is not None and request.num_fewshot < 0:
         raise InputError(f"--num-fewshot {request.num_fewshot}: a number of shots, 0 or more")
+    if request.num_fewshot is not None and not request.tasks:
+        raise InputError(
+            f"--num-fewshot {request.num_fewshot}: is for the tasks of --tasks, and none is named; a suite's shots "
+            "are fixed, so name its tasks one by one (--tasks m_mmlu_pt,arc_pt) to change them"
+        )
     if request.data is not None and not request.data.is_dir():
         raise InputError(f"--data {request.data}: no such folder; `zagreus eval-data` says what belongs into it")
     if request.output.exists() and not request.output.is_dir():

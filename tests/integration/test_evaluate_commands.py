@@ -163,7 +163,21 @@ def test_eval_data_says_what_is_needed_and_what_is_missing(
     assert "hf download --repo-type dataset alexandrainst/m_mmlu" in capsys.readouterr().out
     assert run(["eval-data", "--suite", "progression-por", "--data", str(tmp_path)]) == 3
     assert "lacks alexandrainst/m_arc" in capsys.readouterr().err
-    assert run(["eval-data", "--suite", "leaderboard-pt", "--data", str(data), "--json"]) == 0
+    assert run(["eval-data", "--suite", "leaderboard-pt", "--data", str(data), "--json"]) == 3
     described = json.loads(capsys.readouterr().out)
     assert len(described["data"]) == 9 and not any(need["present"] for need in described["data"])
     assert (Path(described["tasks_folder"]) / "leaderboard_pt" / "bluex.yaml").is_file()
+    assert run(["eval-data", "--suite", "progression-por", "--data", str(tmp_path / "nowhere"), "--json"]) == 3
+    assert run(["eval-data", "--suite", "progression-por", "--data", str(data), "--json"]) == 0
+    capsys.readouterr()
+    assert run(["eval-data", "--suite", "progression-por", "--json"]) == 0
+    assert "present" not in capsys.readouterr().out
+
+
+def test_tasks_are_named_with_or_without_spaces(
+    data: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(models / "1000"), "--data", str(data), "--output", str(tmp_path), "--limit", "1"]
+    assert run([*command, "--tasks", "arc_pt, hellaswag_pt,"]) == 0
+    assert "2/2 1000 · hellaswag_pt" in capsys.readouterr().err
+    assert run([*command, "--tasks", " , "]) == 2

@@ -198,8 +198,27 @@ def test_a_copy_of_the_hubs_repository_is_left_to_datasets(tmp_path: Path) -> No
     folder = tmp_path / "alexandrainst/m_mmlu"
     folder.mkdir(parents=True)
     (folder / "README.md").touch()
+    (folder / "data").mkdir()
+    (folder / "data" / "test-00000-of-00001.parquet").touch()
+    need = data_need(MMLU)
+    assert need is not None and missing_data([need], tmp_path) == []
     assert local_overrides(MMLU, tmp_path) == {"dataset_path": str(folder)}
     assert local_overrides(MMLU, None) == {}
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", "dataset_infos.json", ".cache/huggingface/download/test.parquet", "x.py"]
+)
+def test_a_copy_without_data_is_none(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "alexandrainst/m_mmlu"
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").touch()
+    (folder / file).touch()
+    need = data_need(MMLU)
+    assert need is not None and missing_data([need], tmp_path) == [need]
+    if not file.endswith(".py"):  # a loading script gets an error of its own from `datasets`
+        with pytest.raises(MissingInputError, match="no copy of alexandrainst/m_mmlu"):
+            local_overrides(MMLU, tmp_path)
 
 
 def test_a_tasks_own_files_are_found_beside_its_yaml(tmp_path: Path) -> None:
@@ -229,6 +248,7 @@ def test_the_fingerprint_of_data_follows_files_and_own_task_files(tmp_path: Path
         ({"suite": "progression-por", "limit": -1}, "--limit -1"),
         ({"suite": "progression-por", "limit": 1.5}, "--limit 1.5"),
         ({"tasks": ("x",), "num_fewshot": -1}, "--num-fewshot -1"),
+        ({"suite": "progression-por", "num_fewshot": 3}, "--num-fewshot 3: .* --tasks"),
         ({"suite": "progression-por", "data": Path("nowhere")}, "--data nowhere"),
         ({"suite": "progression-por", "output": Path(__file__)}, "is a file"),
         ({"suite": "progression-por", "paths": ("./nowhere",)}, "no such folder"),
