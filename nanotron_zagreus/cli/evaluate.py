@@ -29,7 +29,7 @@ _CHAT = typer.Option(False, "--apply-chat-template", help="Send prompts through 
 _SHOTS = typer.Option(None, "--num-fewshot", help="Shots for the tasks of --tasks.")
 _SAMPLES = typer.Option(False, "--log-samples", help="Also keep every document's prompt and answer.")
 _AGAIN = typer.Option(False, "--again", help="Evaluate also what the folder of results holds already.")
-_REPLACE = typer.Option(False, "--replace", help="Set results of other weights under a model's name aside.")
+_REPLACE = typer.Option(False, "--replace", help="Set results of other model files under a model's name aside.")
 _KEEP = typer.Option(True, help="Keep converted checkpoints for the next evaluation.")
 _KEEP_WATCHED = typer.Option(False, help="Keep the converted copy of every checkpoint that --watch evaluated.")
 _JSON = typer.Option(False, "--json", help="Print JSON.")

@@ -41,12 +41,13 @@ def refuse_mixed(results: Sequence[TaskResult]) -> None:
 
 
 def refuse_mixed_weights(label: str, results: Sequence[TaskResult]) -> None:
-    """Refuse results of one model that were measured on different weights."""
+    """Refuse results of one model that were measured on different files of it."""
     prints = {result.fingerprint for result in results}
     if len(prints) > 1:
         raise InputError(
-            f"{label}: its results come from different weights ({', '.join(sorted(map(str, prints)))}); "
-            "evaluate again with --replace, or move the older files away"
+            f"{label}: its results come from different files of it ({', '.join(sorted(map(str, prints)))}: other "
+            "weights, configuration or tokenizer, or another program); evaluate again with --replace, or move the older "
+            "results away"
         )
 
 

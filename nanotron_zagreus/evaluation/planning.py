@@ -51,7 +51,7 @@ class Settings:
     again: bool = False
     """Evaluate also what the folder of results holds."""
     replace_old: bool = False
-    """Set results of other weights aside instead of refusing."""
+    """Set results of other model files aside instead of refusing."""
     bootstrap_resamples: int = 1000
     """Draws for the standard error of metrics that have no formula for it."""
 
@@ -69,7 +69,7 @@ class Plan:
 
 
 def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
-    """Return what is left to do for ``subject``; refuse results of other weights under its label."""
+    """Return what is left to do for ``subject``; refuse results of other files under its label."""
     settings, manager, names = tasks.settings, tasks.manager, tasks.names
     fingerprint = subject_fingerprint(subject, settings.tokenizer)
     folder = output / subject.label
@@ -77,8 +77,9 @@ def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
     foreign = sorted({result.path for result in present if result.fingerprint != fingerprint})
     if foreign and not settings.replace_old:
         raise InputError(
-            f"{foreign[0]}: holds results of other weights than {subject.source} has now; give the model another name "
-            f"(NAME={subject.source}), another --output, or set the old results aside with --replace"
+            f"{foreign[0]}: holds results of other files (weights, configuration, tokenizer) than {subject.source} has "
+            f"now; a checkpoint and its converted folder are two models. Give it another name (NAME={subject.source}), "
+            "another --output, or set the old results aside with --replace"
         )
     if foreign:
         set_aside(foreign)

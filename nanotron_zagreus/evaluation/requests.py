@@ -42,7 +42,7 @@ class EvaluationRequest:
     again: bool = False
     """Evaluate also what ``output`` holds."""
     replace_old: bool = False
-    """Set results of other weights aside instead of refusing."""
+    """Set results of other model files aside instead of refusing."""
 
 
 def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:

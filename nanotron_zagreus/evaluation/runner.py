@@ -61,7 +61,7 @@ def evaluate_subjects(
         report: called with each outcome as it is known.
 
     Raises:
-        InputError: data is missing, or ``output`` holds results of other weights under a model's label.
+        InputError: data is missing, or ``output`` holds results of other files under a model's label.
     """
     plans = [make_plan(subject, tasks, output) for subject in subjects]
     outcomes: list[Outcome] = []

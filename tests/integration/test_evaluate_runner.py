@@ -333,7 +333,7 @@ def test_results_of_other_weights_are_never_mixed_in(own_tasks: Path, tmp_path: 
     asked = request(model, tmp_path / "out", tasks=("quiz",), include_paths=(own_tasks,))
     (first,) = run_request(asked)
     write_tiny_model(tmp_path / "model", seed=1)
-    with pytest.raises(InputError, match=r"other weights.*--replace"):
+    with pytest.raises(InputError, match=r"other files.*--replace"):
         run_request(asked)
     (second,) = run_request(EvaluationRequest(**{**vars(asked), "replace_old": True}))
     assert second.status == "done" and first.result and second.result
@@ -411,6 +411,8 @@ def test_a_nanotron_checkpoint_is_converted_once_and_scores_as_its_folder(
     assert outcome.error is None and outcome.result is not None
     converted = tmp_path / "out" / ".converted" / "1000" / "model.safetensors"
     made = converted.stat().st_mtime_ns
+    with pytest.raises(InputError, match=r"other files.*a checkpoint and its converted folder are two models"):
+        run_request(request(models / "1000", tmp_path / "out", tasks=("heldout",), include_paths=(own_tasks,)))
     run_request(request(models / "1000", tmp_path / "hf", tasks=("heldout",), include_paths=(own_tasks,)))
     (plain,) = newest_results(read_results(tmp_path / "hf"))
     assert outcome.result.scores == plain.scores

@@ -36,7 +36,7 @@ def test_other_documents_or_other_weights_are_refused() -> None:
     with pytest.raises(InputError, match="other documents"):
         build_tables([result("1000", "arc_pt", 0.2), result("2000", "arc_pt", 0.2, documents="others")])
     build_tables([result("1000", "arc_pt", 0.2), result("2000", "arc_pt", 0.2, documents=None)])
-    with pytest.raises(InputError, match="different weights"):
+    with pytest.raises(InputError, match="different files of it"):
         build_tables([result("1000", "arc_pt", 0.2), result("1000", "hellaswag_pt", 0.2, fingerprint="others")])
 
 
