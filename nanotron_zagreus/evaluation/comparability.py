@@ -46,8 +46,8 @@ def refuse_mixed_weights(label: str, results: Sequence[TaskResult]) -> None:
     if len(prints) > 1:
         raise InputError(
             f"{label}: its results come from different files of it ({', '.join(sorted(map(str, prints)))}: other "
-            "weights, configuration or tokenizer, or another program); evaluate again with --replace, or move the older "
-            "results away"
+            "weights, configuration or tokenizer, or another program); evaluate again with --replace, or move the "
+            "older results away"
         )
 
 
