@@ -6,7 +6,7 @@ rules by `context_rules: leaderboard-pt` in its metadata.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def prompt_without_shots(prompt: str, description: str, delimiter: str) -> str:
     Its block of shots ends in the delimiter even when no shot is left in it.
     """
     return description + delimiter + prompt.removeprefix(description)
+
+
+def chat_turns(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return the turns of a chat as the leaderboard hands them to a template: without blank lines at their ends."""
+    return [{**turn, "content": turn["content"].strip()} for turn in turns]
 
 
 def cut_to_last_tokens(

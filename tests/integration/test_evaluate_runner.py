@@ -356,6 +356,32 @@ def test_a_chat_template_is_asked_for_and_recorded(own_tasks: Path, models: Path
     assert refused.status == "failed" and "no chat template" in str(refused.error)
 
 
+@pytest.mark.parametrize("context", [1536, 64])
+def test_the_leaderboards_chat_prompts_are_its_own(
+    data: Path, tmp_path: Path, context: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The description without its blank line; and no BOS put back before a prompt that had to be cut."""
+    from nanotron_zagreus.evaluation.language_model import ShotFittingLM
+
+    read: list[str] = []
+    generate = ShotFittingLM._model_generate
+
+    def note(self: Any, context: Any, **options: Any) -> Any:
+        read.extend(self.tokenizer.batch_decode(context))
+        return generate(self, context=context, **options)
+
+    monkeypatch.setattr(ShotFittingLM, "_model_generate", note)
+    template = "<bos>{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+    model = write_tiny_model(tmp_path / "chat", context=context, chat_template=template)
+    asked = request(model, tmp_path / "out", tasks=("tweetsentbr",), data=data, apply_chat_template=True)
+    (outcome,) = run_request(EvaluationRequest(**{**vars(asked), "limit": 1, "batch_size": "1"}))
+    assert outcome.error is None and len(read) == 1
+    if context == 64:
+        assert "<bos>" not in read[0] and read[0].endswith("<assistant>")
+    else:
+        assert read[0].startswith("<bos><system>") and "uma das opções.<user>Texto: O menino 0" in read[0]
+
+
 @pytest.fixture
 def only_given_folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Spare the scan of all of lm-eval's own tasks, which takes half a minute."""
