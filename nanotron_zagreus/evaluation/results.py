@@ -78,7 +78,8 @@ def read_results(folder: Path) -> list[TaskResult]:
     """
     found: list[TaskResult] = []
     for path in sorted(folder.rglob("results_*.json")):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        # Plain lm-eval calls the folder of ../hf/5000 ..__hf__5000, which is not hidden on purpose.
+        if not any(part.startswith(".") and part[:2] != ".." for part in path.relative_to(folder).parts):
             found.extend(read_file(path))
     return found
 
@@ -199,7 +200,9 @@ def _dtypes(config: Mapping[str, Any]) -> frozenset[str]:
 
 def _label_of(data: dict[str, Any], path: Path) -> str:
     name = str(data.get("model_name") or "")
-    return Path(name).name if Path(name).is_absolute() else name.replace("/", "__") or path.parent.name
+    if Path(name).is_absolute():
+        return Path(name).name
+    return "__".join(part for part in Path(name).parts if part != "..") or path.parent.name
 
 
 def _numbers(values: Mapping[str, Any], *, error: bool) -> dict[str, float]:

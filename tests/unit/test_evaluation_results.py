@@ -77,6 +77,13 @@ def test_a_step_is_read_from_the_name_that_the_plain_command_recorded(
     assert [found.step for found in read_results(tmp_path)] == [step, 5]
 
 
+def test_a_folder_named_after_a_path_that_leads_up_is_read(tmp_path: Path) -> None:
+    """Plain lm-eval calls it so for pretrained=../hf/5000."""
+    put(tmp_path / "..__hf__5000", "1", lm_eval_file(model_name="../hf/5000"))
+    (found,) = read_results(tmp_path)
+    assert (found.label, found.step) == ("hf__5000", 5000)
+
+
 def test_the_cards_own_commands_give_a_curve(tmp_path: Path) -> None:
     for step in (207_000, 153_000):
         put(tmp_path / f"hf_checkpoints__{step}", "1", lm_eval_file(model_name=f"hf_checkpoints/{step}"))
