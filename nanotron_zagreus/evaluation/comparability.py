@@ -7,7 +7,8 @@ from typing import Any
 
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation import leaderboard_rules
-from nanotron_zagreus.evaluation.results import Conditions, TaskResult
+from nanotron_zagreus.evaluation.conditions import Conditions
+from nanotron_zagreus.evaluation.results import TaskResult
 
 # What must agree between any two scores of a table, by how an error calls it ...
 _OF_A_TABLE = {"limit": "limit", "chat_template": "chat template", "dtypes": "dtype"}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.comparability import difference_of
+from nanotron_zagreus.evaluation.conditions import Conditions
 from nanotron_zagreus.evaluation.leaderboard_rules import context_rule
 from nanotron_zagreus.evaluation.local_data import data_fingerprint
 from nanotron_zagreus.evaluation.model_folders import subject_fingerprint
 from nanotron_zagreus.evaluation.results import (
-    Conditions,
     TaskResult,
     has_samples,
     newest_results,

@@ -15,32 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.errors import InputError, WorkError
+from nanotron_zagreus.evaluation.conditions import Conditions, read_conditions
 from nanotron_zagreus.evaluation.subjects import step_in_name
 
 SECTION = "zagreus"
 """Key under which a results file holds what lm-eval does not record."""
-
-PLAIN_CONTEXT = "lm-eval"
-"""Context rule of the plain command: a prompt that is too long is cut from the left."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """What must agree before two scores of one task may stand in one table."""
-
-    num_fewshot: int
-    """Shots asked for."""
-    version: str
-    """Version in the task's file."""
-    limit: float | None
-    """Documents evaluated, or their fraction; None for all."""
-    chat_template: bool
-    """Whether prompts went through the tokenizer's chat template."""
-    dtypes: frozenset[str] = frozenset()
-    """The number format asked for (``auto``: the one saved in) and the one it came to; empty when not recorded."""
-    context: str | None = None
-    """Who shares the context between prompt and answer: ``whole-shots``, ``leaderboard-pt`` or
-    ``lm-eval``, see leaderboard_rules; None when not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +139,7 @@ def read_file(path: Path) -> Iterator[TaskResult]:
             yield TaskResult(
                 label=label,
                 task=task,
-                conditions=_conditions(data, own, task),
+                conditions=read_conditions(data, own, task),
                 scores=_numbers(values, error=False),
                 errors=_numbers(values, error=True),
                 num_documents=((data.get("n-samples") or {}).get(task) or {}).get("effective"),
@@ -177,25 +156,6 @@ def read_file(path: Path) -> Iterator[TaskResult]:
         raise InputError(
             f"{path}: not a results file of lm-eval ({type(error).__name__}: {error}); move it away or delete it"
         ) from error
-
-
-def _conditions(data: dict[str, Any], own: dict[str, Any], task: str) -> Conditions:
-    return Conditions(
-        num_fewshot=int((data.get("n-shot") or {}).get(task) or 0),
-        version=str((data.get("versions") or {}).get(task)),
-        limit=(data.get("config") or {}).get("limit"),
-        chat_template=bool(own.get("chat_template", data.get("chat_template"))),
-        dtypes=_dtypes(data.get("config") or {}),
-        context=(own.get("context") or {}).get(task) if own else PLAIN_CONTEXT,
-    )
-
-
-def _dtypes(config: Mapping[str, Any]) -> frozenset[str]:
-    arguments = config.get("model_args") or {}
-    if isinstance(arguments, str):
-        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
-    asked = arguments.get("dtype", "auto" if config.get("model") == "hf" else None)  # lm-eval's own default
-    return frozenset(str(dtype).removeprefix("torch.") for dtype in (asked, config.get("model_dtype")) if dtype)
 
 
 def _label_of(data: dict[str, Any], path: Path) -> str:

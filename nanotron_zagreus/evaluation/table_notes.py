@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nanotron_zagreus.evaluation.results import PLAIN_CONTEXT, TaskResult
+from nanotron_zagreus.evaluation.conditions import PLAIN_CONTEXT
+from nanotron_zagreus.evaluation.results import TaskResult
 
 if TYPE_CHECKING:
     from nanotron_zagreus.evaluation.progression import Row, Table

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nanotron_zagreus.evaluation.results import Conditions, TaskResult
+from nanotron_zagreus.evaluation.conditions import Conditions
+from nanotron_zagreus.evaluation.results import TaskResult
 
 _METRICS = {"arc_pt": "acc_norm", "hellaswag_pt": "acc_norm", "m_mmlu_pt": "acc"}
 _SHOTS = {"arc_pt": 0, "hellaswag_pt": 0, "m_mmlu_pt": 5}
