@@ -62,9 +62,7 @@ class Demo:
             Step("convert", "Make a Hugging Face folder of the last checkpoint", self.convert),
             Step("generate", "Complete a prompt in each language", self.generate),
             Step("evaluate", "Evaluate on text the model has not seen", self.evaluate),
-            Step(
-                "progression", "Evaluate every checkpoint, as one would during a long training", self.show_progression
-            ),
+            Step("progression", "Evaluate every checkpoint of the training", self.show_progression),
         ]
 
     def collect(self) -> None:
