@@ -54,9 +54,9 @@ setup(
         "rich",
     ],
     extras_require={
-        "eval": ["lm-eval[hf]>=0.4.13", "pandas", "text-unidecode"],
+        "eval": ["lm-eval[hf]>=0.4.13", "text-unidecode"],
         "fast": ["gigatoken"],
-        "plots": ["matplotlib", "pandas"],
+        "plots": ["matplotlib"],
         "gguf": ["gguf"],
         "tensorboard": ["tensorboard"],
         "wandb": ["wandb"],

@@ -25,6 +25,7 @@ _PLACES = (
     ("demo_output/checkpoints", "Nanotron checkpoints, and metrics.jsonl with the losses"),
     ("demo_output/hf", "the model, for transformers' AutoModelForCausalLM"),
     ("demo_output/results", "lm-eval's result files"),
+    ("demo_output/progression.png", "the scores of every checkpoint over the training"),
 )
 _NEXT = (
     'zagreus generate demo_output/hf --prompt "Era uma vez"',

@@ -62,6 +62,7 @@ class Demo:
             Step("convert", "Make a Hugging Face folder of the last checkpoint", self.convert),
             Step("generate", "Complete a prompt in each language", self.generate),
             Step("evaluate", "Evaluate on text the model has not seen", self.evaluate),
+            Step("progression", "Evaluate every checkpoint of the training", self.show_progression),
         ]
 
     def collect(self) -> None:
@@ -121,10 +122,19 @@ class Demo:
 
     def evaluate(self) -> None:
         """Run lm-eval on the demo's own tasks."""
+        self._evaluate(self.output / "hf", "--output", self.output / "results")
+
+    def show_progression(self) -> None:
+        """Evaluate the checkpoints, and show how their scores develop in a table and a plot."""
+        results, plot = self.output / "progression", self.output / "progression.png"
+        checkpoints = self.folder / self.config.checkpoints.checkpoints_path
+        self._evaluate(checkpoints, "--tokenizer", self.tokenizer, "--output", results, "--no-keep-converted")
+        self.commands.run("zagreus", "progress", results, "--plot", plot)
+
+    def _evaluate(self, models: Path, *options: str | Path) -> None:
         tasks = sorted(path.stem for path in TASKS.glob("*.yaml"))
         self.commands.run(
-            "zagreus", "evaluate", self.output / "hf", "--tasks", ",".join(tasks), "--include-path", TASKS,
-            "--output", self.output / "results",
+            "zagreus", "evaluate", models, "--tasks", ",".join(tasks), "--include-path", TASKS, *options
         )  # fmt: skip
 
 

@@ -28,8 +28,10 @@ _DTYPE = typer.Option("auto", "--dtype", help="auto (as saved), float32, bfloat1
 _CHAT = typer.Option(False, "--apply-chat-template", help="Send prompts through the tokenizer's chat template.")
 _SHOTS = typer.Option(None, "--num-fewshot", help="Shots for the tasks of --tasks.")
 _SAMPLES = typer.Option(False, "--log-samples", help="Also keep every document's prompt and answer.")
-_REPLACE = typer.Option(False, "--replace", help="Set results of other weights under a model's name aside.")
+_AGAIN = typer.Option(False, "--again", help="Evaluate also what the folder of results holds already.")
+_REPLACE = typer.Option(False, "--replace", help="Set results of other model files under a model's name aside.")
 _KEEP = typer.Option(True, help="Keep converted checkpoints for the next evaluation.")
+_KEEP_WATCHED = typer.Option(False, help="Keep the converted copy of every checkpoint that --watch evaluated.")
 _JSON = typer.Option(False, "--json", help="Print JSON.")
 _FORMAT = typer.Option("table", "--format", help="table, markdown, csv or json.")
 _PLOT = typer.Option(None, "--plot", help="Also draw the scores over steps and tokens: .png, .svg or .pdf.")
@@ -62,6 +64,7 @@ def evaluate(
     num_fewshot: int | None = _SHOTS,
     keep_converted: bool = _KEEP,
     log_samples: bool = _SAMPLES,
+    again: bool = _AGAIN,
     replace: bool = _REPLACE,
     as_json: bool = _JSON,
 ) -> None:
@@ -78,7 +81,7 @@ def evaluate(
     request = EvaluationRequest(
         paths=tuple(paths),
         suite=suite,
-        tasks=tuple(tasks.split(",")) if tasks else (),
+        tasks=tuple(name.strip() for name in (tasks or "").split(",") if name.strip()),
         include_paths=tuple(include_path or ()),
         output=output,
         data=data,
@@ -91,6 +94,7 @@ def evaluate(
         num_fewshot=num_fewshot,
         keep_converted=keep_converted,
         keep_samples=log_samples,
+        again=again,
         replace_old=replace,
     )
     outcomes = run_request(request, report=_say)
@@ -116,11 +120,13 @@ def progress(
     tokenizer: str | None = _TOKENIZER,
     batch_size: str = _BATCH,
     device: str = _DEVICE,
+    keep_converted: bool = _KEEP_WATCHED,
 ) -> None:
     """Show how scores develop over training: a table with standard errors, and a plot.
 
     With --watch it first evaluates the checkpoints of a running training as they appear (--suite says on
-    what), and ends when the training does; the options from --data on are for that.
+    what), and ends when the training does; the options from --data on are for that. Without it, --limit N
+    shows the results of trials with that limit, which otherwise stand back behind those on all documents.
 
     Example: `zagreus progress results --suite progression-por --published --plot progress.png`
     """
@@ -132,7 +138,7 @@ def progress(
         check_plot_path(plot)
 
     def show() -> None:
-        tables = _tables(results, suite=suite, published=published, tokens_per_step=tokens_per_step)
+        tables = _tables(results, suite=suite, published=published, tokens_per_step=tokens_per_step, limit=limit)
         _print_tables(tables, output_format)
         if plot is not None:
             draw_tables(tables, plot)
@@ -146,9 +152,9 @@ def progress(
     _prepare_process()
     request = EvaluationRequest(
         paths=(), suite=suite, output=results, data=data, limit=limit, tokenizer=tokenizer, batch_size=batch_size,
-        device=device,
+        device=device, keep_converted=keep_converted,
     )  # fmt: skip
-    _raise_failures(follow_training(watch, request, show, report=_say, interval_seconds=interval))
+    _raise_failures(follow_training(watch, request, show, report=_say, tell=_tell, interval_seconds=interval))
 
 
 def eval_data(
@@ -160,13 +166,15 @@ def eval_data(
 
     Example: `zagreus eval-data --suite leaderboard-pt --data eval_data`
     """
-    from nanotron_zagreus.evaluation.data_report import describe_needs, needs_of, print_needs
+    from nanotron_zagreus.evaluation.data_report import describe_needs, needs_of, print_needs, refuse_lacking
 
     needs = needs_of(suite)
     if as_json:
         print(describe_needs(needs, data))
-        return
-    print_needs(needs, data)
+    else:
+        print_needs(needs, data)
+    if data is not None:
+        refuse_lacking(needs, data)
 
 
 def _prepare_process() -> None:
@@ -200,8 +208,12 @@ def _say(outcome: Outcome) -> None:
     console.print(f"{name}: {scores} ({after})", markup=False)
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def _tables(
-    folder: Path, *, suite: str | None = None, published: bool = False, tokens_per_step: int = 0
+    folder: Path, *, suite: str | None, published: bool, tokens_per_step: int, limit: float | None
 ) -> list[Table]:
     from nanotron_zagreus.errors import MissingInputError
     from nanotron_zagreus.evaluation.progression import build_tables
@@ -211,7 +223,8 @@ def _tables(
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: no such folder of results; run `zagreus evaluate … --output {folder}`")
     rows = published_rows if published else None
-    return build_tables(newest_results(read_results(folder)), suite, rows, tokens_per_step)
+    results = [result for result in read_results(folder) if limit is None or result.conditions.limit == limit]
+    return build_tables(newest_results(results), suite, rows, tokens_per_step)
 
 
 def _print_tables(tables: list[Table], output_format: str) -> None:

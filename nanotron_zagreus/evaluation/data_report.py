@@ -38,11 +38,7 @@ def describe_needs(needs: dict[str, DataNeed], data: Path | None) -> str:
 
 
 def print_needs(needs: dict[str, DataNeed], data: Path | None) -> None:
-    """Print the needs as a table with the commands that fetch them.
-
-    Raises:
-        VerificationError: ``data`` is given and lacks something.
-    """
+    """Print the needs as a table with the commands that fetch them."""
     from rich.console import Console
 
     missing = missing_data(needs.values(), data) if data else []
@@ -70,6 +66,15 @@ def print_needs(needs: dict[str, DataNeed], data: Path | None) -> None:
     )
     console.print("Or plain files: DIR/<data set>/<config, if any>/<split>.jsonl (.parquet, .csv)")
     console.print(f"Task files for plain lm-eval: --include_path {TASKS_FOLDER}", soft_wrap=True)
+
+
+def refuse_lacking(needs: dict[str, DataNeed], data: Path) -> None:
+    """Raise unless ``data`` holds everything that is needed.
+
+    Raises:
+        VerificationError: it lacks something.
+    """
+    missing = missing_data(needs.values(), data)
     if missing:
         lacking = ", ".join(dict.fromkeys(need.dataset for need in missing))
         raise VerificationError(f"--data {data}: lacks {lacking}; fetch them with the commands above")

@@ -72,7 +72,9 @@ class ShotFittingLM(HFLM):
                 "fewshot_as_multiturn": True,
                 "chat_template": self.apply_chat_template,
             }
-        self._keeps_bos = all(leaderboard_rules.applies(task.config.metadata) for task in tasks.values())
+        self._is_leaderboard = all(leaderboard_rules.applies(task.config.metadata) for task in tasks.values())
+        # The BOS token of a chat is its template's, which the leaderboard takes for any other token.
+        self._keeps_bos = self._is_leaderboard and not apply_chat_template
         self.shot_counts = {name: ShotCount(asked=task.config.num_fewshot or 0) for name, task in tasks.items()}
         for task in tasks.values():
             if leaderboard_rules.applies(task.config.metadata):
@@ -112,6 +114,11 @@ class ShotFittingLM(HFLM):
 
         self._fit(requests, fits)
         return super().generate_until(requests, disable_tqdm=disable_tqdm or not sys.stderr.isatty())
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return the prompt that the tokenizer's chat template makes of ``chat_history``; see HFLM."""
+        turns = leaderboard_rules.chat_turns(chat_history) if self._is_leaderboard else chat_history
+        return super().apply_chat_template(turns, add_generation_prompt)
 
     def tok_batch_encode(
         self,

@@ -6,17 +6,26 @@ rules by `context_rules: leaderboard-pt` in its metadata.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-_NAME = "leaderboard-pt"
+NAME = "leaderboard-pt"
+"""Of these rules, in a task's metadata and in results."""
+
+_OF_OTHER_TASKS = "whole-shots"
 
 
 def applies(metadata: Mapping[str, Any] | None) -> bool:
     """Say whether a task file with this ``metadata`` asks for the leaderboard's rules."""
-    return (metadata or {}).get("context_rules") == _NAME
+    return (metadata or {}).get("context_rules") == NAME
+
+
+def context_rule(metadata: Mapping[str, Any] | None) -> str:
+    """Return which rule shares the context of a task with this ``metadata``: the leaderboard's, or whole shots only."""
+    return NAME if applies(metadata) else _OF_OTHER_TASKS
 
 
 def generation_tokens(max_length: int) -> int:
@@ -36,6 +45,11 @@ def prompt_without_shots(prompt: str, description: str, delimiter: str) -> str:
     return description + delimiter + prompt.removeprefix(description)
 
 
+def chat_turns(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return the turns of a chat as the leaderboard hands them to a template: without blank lines at their ends."""
+    return [{**turn, "content": turn["content"].strip()} for turn in turns]
+
+
 def cut_to_last_tokens(
     tokens: torch.Tensor, mask: torch.Tensor, num_tokens: int, bos_token_id: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,6 +64,8 @@ def cut_to_last_tokens(
     Returns:
         Tokens and mask, [batch, min(length, num_tokens)].
     """
+    import torch
+
     lengths = mask.sum(dim=1)
     rows = torch.arange(len(tokens))
     first = tokens[rows, tokens.shape[1] - lengths]

@@ -21,6 +21,9 @@ from nanotron_zagreus.errors import MissingInputError
 # Packaged readers of `datasets`, by the ending of the file they read.
 _READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 _FILE_READERS = frozenset({"json", "csv", "parquet", "text", "arrow"})
+# What `datasets` reads out of a copy of a hub's repository, and the one such file there that holds no rows.
+_DATA_ENDINGS = (*_READERS, ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv", ".txt", ".arrow", ".zip", ".tar.gz")
+_NOT_DATA = "dataset_infos.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,7 @@ def data_fingerprint(config: dict[str, Any], data: Path | None) -> str | None:
 
 def missing_data(needs: Iterable[DataNeed], data: Path) -> list[DataNeed]:
     """Return those of ``needs`` for which ``data`` holds nothing usable."""
-    return [need for need in needs if not _is_copy(need, data) and _plain_files(need, data) is None]
+    return [need for need in needs if _plain_files(need, data) is None and not _is_copy(need, data, _DATA_ENDINGS)]
 
 
 def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
         reader = _READERS[next(iter(files.values()))[0].suffix]
         kwargs = {"data_files": {split: list(map(str, paths)) for split, paths in files.items()}}
         return {"dataset_path": reader, "dataset_name": None, "dataset_kwargs": kwargs}
-    if _is_copy(need, data):
+    if _is_copy(need, data, (*_DATA_ENDINGS, ".py")):  # `datasets` explains a loading script better than we can
         return {"dataset_path": str((data / need.dataset).resolve())}
     wanted = " and ".join(f"{split}.jsonl" for split in need.splits)
     raise MissingInputError(
@@ -113,9 +116,13 @@ def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
     )
 
 
-def _is_copy(need: DataNeed, data: Path) -> bool:
-    """Say whether ``data`` holds a copy of the hub's repository with its card."""
-    return (data / need.dataset / "README.md").is_file()
+def _is_copy(need: DataNeed, data: Path, endings: tuple[str, ...]) -> bool:
+    """Say whether ``data`` holds a copy of the hub's repository: its card, and files with one of ``endings``."""
+    folder = data / need.dataset
+    if not (folder / "README.md").is_file():
+        return False
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.name.endswith(endings) and path.is_file())
+    return any(path.name != _NOT_DATA and not any(part.startswith(".") for part in path.parts) for path in files)
 
 
 def _plain_files(need: DataNeed, data: Path) -> dict[str, list[Path]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,9 @@ import yaml
 from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
 from nanotron_zagreus.evaluation.subjects import Subject
+
+CONVERTED = ".converted"
+"""Folder inside the folder of results that keeps converted checkpoints."""
 
 _RECORD = "zagreus_source.json"
 
@@ -61,7 +65,7 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
         return subject.path
     from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 
-    out = cache / subject.label
+    out = _converted(subject, cache)
     fingerprint = subject_fingerprint(subject, tokenizer)
     record = out / _RECORD
     if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
@@ -71,6 +75,20 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     convert_checkpoint(subject.path, out, checkpoint_tokenizer(subject.path, tokenizer))
     record.write_text(json.dumps({"fingerprint": fingerprint, "checkpoint": subject.source}), encoding="utf-8")
+    return out
+
+
+def forget_converted(subject: Subject, cache: Path) -> None:
+    """Delete the Hugging Face folder that :func:`hf_folder` made of a checkpoint, if it made one."""
+    out = _converted(subject, cache)
+    if subject.kind == "checkpoint" and (out / _RECORD).is_file():
+        shutil.rmtree(out)
+
+
+def _converted(subject: Subject, cache: Path) -> Path:
+    out = Path(os.path.normpath(cache / subject.label))
+    # What is deleted must lie in the folder of copies: a label names a folder in it, never a way out.
+    assert out.parent == Path(os.path.normpath(cache)) and cache.name == CONVERTED, out
     return out
 
 

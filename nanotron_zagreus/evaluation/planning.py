@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.evaluation.comparability import difference_of
+from nanotron_zagreus.evaluation.conditions import Conditions
+from nanotron_zagreus.evaluation.leaderboard_rules import context_rule
 from nanotron_zagreus.evaluation.local_data import data_fingerprint
 from nanotron_zagreus.evaluation.model_folders import subject_fingerprint
-from nanotron_zagreus.evaluation.results import Conditions, TaskResult, newest_results, read_results, set_aside
+from nanotron_zagreus.evaluation.results import (
+    TaskResult,
+    has_samples,
+    newest_results,
+    read_results,
+    set_aside,
+)
 from nanotron_zagreus.evaluation.subjects import Subject
 from nanotron_zagreus.evaluation.task_sources import task_config
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
+
+    from nanotron_zagreus.evaluation.task_set import TaskSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +48,10 @@ class Settings:
     """Keep a checkpoint's Hugging Face folder for the next evaluation."""
     keep_samples: bool = False
     """Also write every document's prompt and answer."""
+    again: bool = False
+    """Evaluate also what the folder of results holds."""
     replace_old: bool = False
-    """Set results of other weights aside instead of refusing."""
+    """Set results of other model files aside instead of refusing."""
     bootstrap_resamples: int = 1000
     """Draws for the standard error of metrics that have no formula for it."""
 
@@ -56,28 +68,30 @@ class Plan:
     finished: tuple[TaskResult, ...]
 
 
-def make_plan(
-    subject: Subject, manager: TaskManager, names: Sequence[str], output: Path, settings: Settings, data: Path | None
-) -> Plan:
-    """Return what is left to do for ``subject``; refuse results of other weights under its label."""
+def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
+    """Return what is left to do for ``subject``; refuse results of other files under its label."""
+    settings, manager, names = tasks.settings, tasks.manager, tasks.names
     fingerprint = subject_fingerprint(subject, settings.tokenizer)
     folder = output / subject.label
     present = [result for result in read_results(folder) if result.fingerprint] if folder.is_dir() else []
     foreign = sorted({result.path for result in present if result.fingerprint != fingerprint})
     if foreign and not settings.replace_old:
         raise InputError(
-            f"{foreign[0]}: holds results of other weights than {subject.source} has now; give the model another name "
-            f"(NAME={subject.source}), another --output, or set the old results aside with --replace"
+            f"{foreign[0]}: holds results of other files (weights, configuration, tokenizer) than {subject.source} has "
+            f"now; a checkpoint and its converted folder are two models. Give it another name (NAME={subject.source}), "
+            "another --output, or set the old results aside with --replace"
         )
     if foreign:
         set_aside(foreign)
     present = [result for result in present if result.fingerprint == fingerprint]
-    prints = {name: data_fingerprint(task_config(manager, name), data) for name in names}
+    prints = {name: data_fingerprint(task_config(manager, name), tasks.data) for name in names}
     fitting = [
         result
         for result in present
-        if result.task in names
-        and result.conditions == current_conditions(manager, result.task, settings)
+        if not settings.again
+        and result.task in names
+        and not difference_of(result.conditions, current_conditions(manager, result.task, settings))
+        and (has_samples(result) or not settings.keep_samples)
         # Data of the hub has no fingerprint and counts as the same as any copy of it.
         and (result.data is None or prints[result.task] is None or result.data == prints[result.task])
     ]
@@ -95,4 +109,6 @@ def current_conditions(manager: TaskManager, name: str, settings: Settings) -> C
         version=str((config.get("metadata") or {}).get("version", "Yaml")),
         limit=settings.limit,
         chat_template=settings.apply_chat_template,
+        dtypes=frozenset({settings.dtype}),
+        context=context_rule(config.get("metadata")),
     )

@@ -14,7 +14,7 @@ from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.comparability import refuse_mixed, refuse_mixed_weights
 from nanotron_zagreus.evaluation.results import TaskResult
 from nanotron_zagreus.evaluation.suites import Column, find_suite, suite_names
-from nanotron_zagreus.evaluation.table_notes import best_note, missing_note, shot_notes
+from nanotron_zagreus.evaluation.table_notes import best_note, context_notes, limit_note, missing_note, shot_notes
 
 # The metric to print for a task that belongs to no suite: the first of these that it has.
 _METRICS = ("acc_norm", "acc", "f1_macro", "f1", "exact_match", "pearson", "bits_per_byte", "word_perplexity")
@@ -129,9 +129,10 @@ def _table(
     rows = [_row(label, columns, found, has_average, tokens_per_step) for label, found in by_label.items()]
     rows.sort(key=lambda row: (row.step is None, row.step or 0, row.label))
     table = Table(
-        name=name, columns=columns, rows=(*rows, *published), has_average=has_average, notes=shot_notes(results)
-    )
-    notes = (*best_note(table), *missing_note(table), *table.notes)
+        name=name, columns=columns, rows=(*rows, *published), has_average=has_average,
+        notes=(*shot_notes(results), *context_notes(results)),
+    )  # fmt: skip
+    notes = (*limit_note(results), *best_note(table), *missing_note(table), *table.notes)
     return Table(name=name, columns=columns, rows=table.rows, has_average=has_average, notes=notes)
 
 

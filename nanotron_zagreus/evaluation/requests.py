@@ -14,6 +14,7 @@ from nanotron_zagreus.evaluation.planning import Settings
 from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
 from nanotron_zagreus.evaluation.subjects import find_subjects
 from nanotron_zagreus.evaluation.suites import find_suite
+from nanotron_zagreus.evaluation.task_set import TaskSet
 from nanotron_zagreus.evaluation.task_sources import index_tasks, task_names
 
 
@@ -38,8 +39,10 @@ class EvaluationRequest:
     apply_chat_template: bool = False
     keep_converted: bool = True
     keep_samples: bool = False
+    again: bool = False
+    """Evaluate also what ``output`` holds."""
     replace_old: bool = False
-    """Set results of other weights aside instead of refusing."""
+    """Set results of other model files aside instead of refusing."""
 
 
 def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
@@ -48,11 +51,38 @@ def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = 
     Raises:
         InputError: anything in the request that cannot work, found before a model is loaded.
     """
-    require("lm_eval", "evaluation")
+    _check(request)
+    subjects = fetch_hub_models(find_subjects(request.paths))  # before the tasks, whose index can take long
+    tasks = find_tasks(request)
+    request.output.mkdir(parents=True, exist_ok=True)
+    return evaluate_subjects(subjects, tasks, request.output, report)
+
+
+def prepare(request: EvaluationRequest) -> TaskSet:
+    """Return the tasks of ``request``, all loaded, before any model is there.
+
+    Raises:
+        InputError: anything in the request that cannot work, its paths aside.
+    """
+    tasks = find_tasks(request)
+    if request.tokenizer:
+        from nanotron_zagreus.conversion.tokenizer_files import find_tokenizer
+
+        find_tokenizer(request.tokenizer)
+    tasks.load(tasks.names)
+    request.output.mkdir(parents=True, exist_ok=True)
+    return tasks
+
+
+def find_tasks(request: EvaluationRequest) -> TaskSet:
+    """Return the tasks that ``request`` asks for, none loaded yet; its paths are not looked at.
+
+    Raises:
+        InputError: anything else in the request that cannot work.
+    """
     _check(request)
     columns = find_suite(request.suite).columns if request.suite else ()
     asked = [*(column.task for column in columns), *request.tasks]
-    subjects = fetch_hub_models(find_subjects(request.paths))
     manager = index_tasks(asked, request.include_paths)
     names = task_names(manager, asked)
     shots = dict.fromkeys(task_names(manager, request.tasks), request.num_fewshot) if request.tasks else {}
@@ -67,19 +97,27 @@ def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = 
         keep_converted=request.keep_converted,
         keep_samples=request.keep_samples,
         tokenizer=request.tokenizer,
+        again=request.again,
         replace_old=request.replace_old,
     )
-    request.output.mkdir(parents=True, exist_ok=True)
-    return evaluate_subjects(subjects, manager, names, request.output, settings, data=request.data, report=report)
+    return TaskSet(manager, names, settings, request.data)
 
 
 def _check(request: EvaluationRequest) -> None:
+    require("lm_eval", "evaluation")
     if not request.suite and not request.tasks:
         raise InputError("neither --suite nor --tasks: say what to evaluate, as in --suite progression-por")
+    if request.suite:
+        find_suite(request.suite)
     if request.limit is not None and not (0 < request.limit < 1 or request.limit == int(request.limit) > 0):
         raise InputError(f"--limit {request.limit}: a whole number of documents, or a fraction between 0 and 1")
     if request.num_fewshot is not None and request.num_fewshot < 0:
         raise InputError(f"--num-fewshot {request.num_fewshot}: a number of shots, 0 or more")
+    if request.num_fewshot is not None and not request.tasks:
+        raise InputError(
+            f"--num-fewshot {request.num_fewshot}: is for the tasks of --tasks, and none is named; a suite's shots "
+            "are fixed, so name its tasks one by one (--tasks m_mmlu_pt,arc_pt) to change them"
+        )
     if request.data is not None and not request.data.is_dir():
         raise InputError(f"--data {request.data}: no such folder; `zagreus eval-data` says what belongs into it")
     if request.output.exists() and not request.output.is_dir():

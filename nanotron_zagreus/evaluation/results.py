@@ -15,23 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.errors import InputError, WorkError
+from nanotron_zagreus.evaluation.conditions import Conditions, read_conditions
+from nanotron_zagreus.evaluation.subjects import step_in_name
 
 SECTION = "zagreus"
 """Key under which a results file holds what lm-eval does not record."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """What must agree before two scores of one task may stand in one table."""
-
-    num_fewshot: int
-    """Shots asked for."""
-    version: str
-    """Version in the task's file."""
-    limit: float | None
-    """Documents evaluated, or their fraction; None for all."""
-    chat_template: bool
-    """Whether prompts went through the tokenizer's chat template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +57,28 @@ def read_results(folder: Path) -> list[TaskResult]:
     """
     found: list[TaskResult] = []
     for path in sorted(folder.rglob("results_*.json")):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        # Plain lm-eval calls the folder of ../hf/5000 ..__hf__5000, which is not hidden on purpose.
+        if not any(part.startswith(".") and part[:2] != ".." for part in path.relative_to(folder).parts):
             found.extend(read_file(path))
     return found
 
 
 def newest_results(results: Iterable[TaskResult]) -> list[TaskResult]:
-    """Return the newest result of every (model, task)."""
-    newest: dict[tuple[str, str], TaskResult] = {}
+    """Return the result that counts for every (model, task).
+
+    The newest one on all documents; without such a one, that on the most documents, again the newest.
+    """
+    counting: dict[tuple[str, str], TaskResult] = {}
     for result in results:
         key = (result.label, result.task)
-        if key not in newest or result.date >= newest[key].date:
-            newest[key] = result
-    return list(newest.values())
+        if key not in counting or _rank(result) >= _rank(counting[key]):
+            counting[key] = result
+    return list(counting.values())
+
+
+def _rank(result: TaskResult) -> tuple[bool, int, float]:
+    is_whole = result.conditions.limit is None
+    return is_whole, 0 if is_whole else result.num_documents or 0, result.date
 
 
 def write_results(folder: Path, results: dict[str, Any], *, keep_samples: bool, tracker: Any) -> Path:
@@ -112,6 +109,12 @@ def write_results(folder: Path, results: dict[str, Any], *, keep_samples: bool, 
     return folder / written[-1].name
 
 
+def has_samples(result: TaskResult) -> bool:
+    """Say whether every document's prompt and answer were written beside ``result``, under its file's date."""
+    date = result.path.stem.removeprefix("results_")
+    return result.path.with_name(f"samples_{result.task}_{date}.jsonl").is_file()
+
+
 def set_aside(paths: Sequence[Path]) -> None:
     """Move results files into a hidden folder beside them, where nothing reads them."""
     for path in paths:
@@ -136,14 +139,14 @@ def read_file(path: Path) -> Iterator[TaskResult]:
             yield TaskResult(
                 label=label,
                 task=task,
-                conditions=_conditions(data, own, task),
+                conditions=read_conditions(data, own, task),
                 scores=_numbers(values, error=False),
                 errors=_numbers(values, error=True),
                 num_documents=((data.get("n-samples") or {}).get(task) or {}).get("effective"),
                 fingerprint=own.get("fingerprint"),
                 data=(own.get("data") or {}).get(task),
                 documents=(own.get("documents") or {}).get(task),
-                step=own.get("step"),
+                step=own.get("step") if own else step_in_name(label.rpartition("__")[2]),
                 tokens=own.get("tokens"),
                 shots=(own.get("shots") or {}).get(task),
                 date=float(data.get("date") or 0.0),
@@ -155,18 +158,11 @@ def read_file(path: Path) -> Iterator[TaskResult]:
         ) from error
 
 
-def _conditions(data: dict[str, Any], own: dict[str, Any], task: str) -> Conditions:
-    return Conditions(
-        num_fewshot=int((data.get("n-shot") or {}).get(task) or 0),
-        version=str((data.get("versions") or {}).get(task)),
-        limit=(data.get("config") or {}).get("limit"),
-        chat_template=bool(own.get("chat_template", data.get("chat_template"))),
-    )
-
-
 def _label_of(data: dict[str, Any], path: Path) -> str:
     name = str(data.get("model_name") or "")
-    return Path(name).name if Path(name).is_absolute() else name.replace("/", "__") or path.parent.name
+    if Path(name).is_absolute():
+        return Path(name).name
+    return "__".join(part for part in Path(name).parts if part != "..") or path.parent.name
 
 
 def _numbers(values: Mapping[str, Any], *, error: bool) -> dict[str, float]:

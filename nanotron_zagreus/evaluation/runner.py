@@ -7,7 +7,6 @@ fails costs only itself; the report says what is missing.
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,21 +15,18 @@ from typing import TYPE_CHECKING, Literal
 
 from nanotron_zagreus import __version__
 from nanotron_zagreus.errors import InputError
-from nanotron_zagreus.evaluation.model_folders import hf_folder
+from nanotron_zagreus.evaluation.leaderboard_rules import context_rule
+from nanotron_zagreus.evaluation.model_folders import CONVERTED, forget_converted, hf_folder
 from nanotron_zagreus.evaluation.planning import Plan, Settings, make_plan
 from nanotron_zagreus.evaluation.quiet import quiet_lm_eval
 from nanotron_zagreus.evaluation.results import SECTION, TaskResult, read_file, write_results
 from nanotron_zagreus.evaluation.subjects import Subject
-from nanotron_zagreus.evaluation.task_sources import load_tasks
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
-    from lm_eval.tasks import TaskManager
 
     from nanotron_zagreus.evaluation.language_model import ShotFittingLM
-
-CONVERTED = ".converted"
-"""Folder inside the folder of results that keeps converted checkpoints."""
+    from nanotron_zagreus.evaluation.task_set import TaskSet
 
 Status = Literal["done", "skipped", "failed"]
 
@@ -52,59 +48,36 @@ class Outcome:
 
 def evaluate_subjects(
     subjects: Sequence[Subject],
-    manager: TaskManager,
-    names: Sequence[str],
+    tasks: TaskSet,
     output: Path,
-    settings: Settings,
-    *,
-    data: Path | None = None,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
     """Evaluate every model on every task that ``output`` does not hold yet.
 
     Args:
         subjects: models, hub ids fetched.
-        manager: index of the task files.
-        names: single tasks.
+        tasks: what to evaluate on, and how.
         output: folder of results, one folder per model in it.
-        settings: how to evaluate.
-        data: folder with local copies of the data sets.
         report: called with each outcome as it is known.
 
     Raises:
-        InputError: data is missing, or ``output`` holds results of other weights under a model's label.
+        InputError: data is missing, or ``output`` holds results of other files under a model's label.
     """
-    plans = [make_plan(subject, manager, names, output, settings, data) for subject in subjects]
+    plans = [make_plan(subject, tasks, output) for subject in subjects]
     outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:
-        outcomes.append(replace(outcome, number=len(outcomes) + 1, total=len(plans) * len(names)))
+        outcomes.append(replace(outcome, number=len(outcomes) + 1, total=len(plans) * len(tasks.names)))
         report(outcomes[-1])
 
-    wanted = [name for name in names if any(name in plan.pending for plan in plans)]
+    loaded = tasks.load([name for name in tasks.names if any(name in plan.pending for plan in plans)])
     with quiet_lm_eval():
-        tasks = _load_tasks(manager, wanted, data, settings)
         for plan in plans:
             for result in plan.finished:
                 note(Outcome(label=plan.subject.label, task=result.task, status="skipped", result=result))
-            for outcome in _evaluate(plan, tasks, output, settings):
+            for outcome in _evaluate(plan, loaded, output, tasks.settings):
                 note(outcome)
     return outcomes
-
-
-def _load_tasks(
-    manager: TaskManager, names: Sequence[str], data: Path | None, settings: Settings
-) -> dict[str, ConfigurableTask]:
-    """Return the tasks, loaded; their prompts are written once unless they depend on the model's tokenizer."""
-    if not names:
-        return {}
-    tasks = load_tasks(manager, names, data)
-    if not settings.apply_chat_template:
-        from nanotron_zagreus.evaluation.prompt_reuse import build_requests_once
-
-        for task in tasks.values():
-            build_requests_once(task)
-    return tasks
 
 
 def _evaluate(plan: Plan, tasks: dict[str, ConfigurableTask], output: Path, settings: Settings) -> Iterator[Outcome]:
@@ -117,6 +90,7 @@ def _evaluate(plan: Plan, tasks: dict[str, ConfigurableTask], output: Path, sett
         model = _load_model(folder, settings)
     except Exception as error:
         text = f"the model could not be loaded: {type(error).__name__}: {error}"
+        _forget(plan, output, settings)
         yield from (Outcome(label=label, task=name, status="failed", error=text) for name in plan.pending)
         return
     try:
@@ -132,8 +106,13 @@ def _evaluate(plan: Plan, tasks: dict[str, ConfigurableTask], output: Path, sett
     finally:
         del model
         _free_memory()
-        if plan.subject.kind == "checkpoint" and not settings.keep_converted:
-            shutil.rmtree(folder)
+        _forget(plan, output, settings)
+
+
+def _forget(plan: Plan, output: Path, settings: Settings) -> None:
+    """Delete the converted copy of the model unless it is to be kept for the next evaluation."""
+    if not settings.keep_converted:
+        forget_converted(plan.subject, output / CONVERTED)
 
 
 def _evaluate_task(
@@ -154,6 +133,7 @@ def _evaluate_task(
         "tokens": subject.tokens,
         "chat_template": settings.apply_chat_template,
         "shots": {name: results.pop("shots")},
+        "context": {name: context_rule(task.config.metadata)},
         "data": {name: plan.data[name]},
         "documents": {name: results.pop("documents")},
     }

@@ -41,7 +41,9 @@ def _examples(name: str) -> Selection:
     def select(rows: Dataset) -> Dataset:
         column, ids = _lists()[name]["column"], listed_ids(name)
         values = rows[column] if column else range(len(rows))
-        positions = {value: index for index, value in enumerate(values)}
+        positions: dict[Any, int] = {}
+        for index, value in enumerate(values):
+            positions.setdefault(value, index)  # of rows that share an id the leaderboard shows the first
         missing = [value for value in ids if value not in positions]
         if missing:
             raise InputError(

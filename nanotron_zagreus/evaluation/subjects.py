@@ -21,6 +21,7 @@ Kind = Literal["checkpoint", "folder", "hub"]
 _CONVERSION_RECORD = "conversion.json"  # what `zagreus convert` leaves in a Hugging Face folder
 _CHECKPOINT_FILES = ("checkpoint_metadata.json", "model_config.json")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+_LABEL = re.compile(r"[^\W_][\w.-]*")
 # 153000, 153k, step-153000, checkpoint_153k; a bare number elsewhere in a name says nothing about steps
 _STEP_NAME = re.compile(r"(?:.*[-_])?(?:(?:step|checkpoint|ckpt|iter)[-_]?)(?P<named>\d+k?)|(?P<bare>\d+k?)")
 
@@ -70,6 +71,15 @@ def is_checkpoint(path: Path) -> bool:
     return all((path / name).is_file() for name in _CHECKPOINT_FILES)
 
 
+def step_in_name(name: str) -> int | None:
+    """Return the optimizer step that a folder's name says, as in 153000, 153k or step-70; None if it says none."""
+    match = _STEP_NAME.fullmatch(name)
+    if match is None:
+        return None
+    number = match["named"] or match["bare"]
+    return int(number.rstrip("k")) * (1000 if number.endswith("k") else 1)
+
+
 def _subjects_of(argument: str) -> list[Subject]:
     label, source = _split_label(argument)
     path = Path(source).expanduser()
@@ -94,8 +104,11 @@ def _split_label(argument: str) -> tuple[str | None, str]:
     label, separator, rest = argument.partition("=")
     if not separator or "/" in label or Path(argument).exists():
         return None, argument
-    if not re.fullmatch(r"[\w.-]+", label) or not rest:
-        raise InputError(f"{argument}: a label is letters, digits, dots, dashes, then =PATH")
+    if not _LABEL.fullmatch(label) or not rest:
+        raise InputError(
+            f"{argument}: a label begins with a letter or digit and holds letters, digits, dots, dashes and "
+            "underscores only; then comes =PATH"
+        )
     return label, rest
 
 
@@ -105,7 +118,8 @@ def _is_model(path: Path) -> bool:
 
 def _describe(path: Path, label: str | None, source: str) -> Subject:
     step, tokens = _progress_of(path)
-    name = label or re.sub(r"[^\w.-]", "_", path.resolve().name)
+    # A leading dot would hide the folder of results, or lead out of the one given.
+    name = label or re.sub(r"[^\w.-]", "_", path.resolve().name).lstrip("._-") or "model"
     kind: Kind = "checkpoint" if is_checkpoint(path) else "folder"
     return Subject(label=name, source=source, kind=kind, path=path, step=step, tokens=tokens)
 
@@ -118,11 +132,7 @@ def _progress_of(path: Path) -> tuple[int | None, int | None]:
     if (path / _CONVERSION_RECORD).is_file():
         record = _read_json(path / _CONVERSION_RECORD)
         return record.get("step"), _tokens(record.get("consumed_samples"), Path(str(record.get("checkpoint"))))
-    match = _STEP_NAME.fullmatch(path.resolve().name)
-    if match is None:
-        return None, None
-    number = match["named"] or match["bare"]
-    return int(number.rstrip("k")) * (1000 if number.endswith("k") else 1), None
+    return step_in_name(path.resolve().name), None
 
 
 def _tokens(num_samples: int | None, checkpoint: Path) -> int | None:

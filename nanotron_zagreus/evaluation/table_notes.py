@@ -8,10 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nanotron_zagreus.evaluation.conditions import PLAIN_CONTEXT
 from nanotron_zagreus.evaluation.results import TaskResult
 
 if TYPE_CHECKING:
     from nanotron_zagreus.evaluation.progression import Row, Table
+
+
+def limit_note(results: Sequence[TaskResult]) -> list[str]:
+    """Say that the scores come from a few documents only; one table's results share one limit."""
+    limit = results[0].conditions.limit if results else None
+    if limit is None:
+        return []
+    share = f"{100 * limit:g} % of the documents" if limit < 1 else f"{limit:g} document{'' if limit == 1 else 's'}"
+    return [f"a trial: the first {share} of every task, not the whole of it"]
 
 
 def best_note(table: Table) -> list[str]:
@@ -71,6 +81,21 @@ def shot_notes(results: Sequence[TaskResult]) -> tuple[str, ...]:
         f"{task}: {text} ({'all models' if len(names) == models[task] > 1 else ', '.join(names)})"
         for (task, text), names in labels.items()
     )
+
+
+def context_notes(results: Sequence[TaskResult]) -> list[str]:
+    """Tell which scores come from the plain command beside others, whose long prompts lost whole shots."""
+    plain: dict[str, list[str]] = defaultdict(list)
+    for result in results:
+        if result.conditions.context == PLAIN_CONTEXT:
+            plain[result.task].append(result.label)
+    mixed = {result.task for result in results if result.conditions.context not in (PLAIN_CONTEXT, None)}
+    return [
+        f"{task}: {', '.join(labels)} by the plain lm-eval command, which cuts a prompt that is too long where the "
+        "others lose whole shots"
+        for task, labels in plain.items()
+        if task in mixed
+    ]
 
 
 def _shortage(shots: Mapping[str, Any]) -> str:

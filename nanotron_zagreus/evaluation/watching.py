@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints.outcome import read_outcome
 from nanotron_zagreus.errors import InputError
-from nanotron_zagreus.evaluation.requests import EvaluationRequest, run_request
-from nanotron_zagreus.evaluation.runner import Outcome
-from nanotron_zagreus.evaluation.subjects import is_checkpoint
+from nanotron_zagreus.evaluation.requests import EvaluationRequest, prepare
+from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
+from nanotron_zagreus.evaluation.subjects import find_subjects, is_checkpoint
+from nanotron_zagreus.evaluation.task_set import TaskSet
 
 
 def follow_training(
@@ -20,6 +20,7 @@ def follow_training(
     show: Callable[[], None],
     *,
     report: Callable[[Outcome], None] = lambda outcome: None,
+    tell: Callable[[str], None] = lambda line: None,
     interval_seconds: float = 30.0,
 ) -> list[Outcome]:
     """Evaluate every checkpoint under ``checkpoints``, waiting for more until the training has finished.
@@ -29,13 +30,18 @@ def follow_training(
         request: what to evaluate; its paths are ignored.
         show: called after each round that evaluated something.
         report: called with each outcome as it is known.
+        tell: called with a line about a checkpoint that was deleted before it was evaluated.
         interval_seconds: time between two looks.
 
     Returns:
         All outcomes; one that failed is not tried again.
+
+    Raises:
+        InputError: anything in the request that cannot work, found before the first checkpoint.
     """
     if not checkpoints.is_dir():
         raise InputError(f"--watch {checkpoints}: no such folder; give the training's checkpoints_path")
+    tasks = prepare(request)
     outcomes: list[Outcome] = []
     seen: set[str] = set()
     while True:
@@ -44,12 +50,42 @@ def follow_training(
         new = [path for path in _complete(checkpoints) if path.name not in seen]
         if new:
             seen.update(path.name for path in new)
-            outcomes += run_request(replace(request, paths=tuple(map(str, new))), report)
-            show()
+            found = [outcome for path in new for outcome in _evaluate(path, tasks, request.output, report, tell)]
+            outcomes += found
+            if found:
+                show()
         elif ended is not None and ended.why in ("finished", "failed"):
             return outcomes
         else:
             time.sleep(interval_seconds)
+
+
+def _evaluate(
+    path: Path, tasks: TaskSet, output: Path, report: Callable[[Outcome], None], tell: Callable[[str], None]
+) -> list[Outcome]:
+    """Evaluate one checkpoint; nothing comes of one that the training deletes meanwhile to keep only the newest."""
+    failures: list[Outcome] = []
+
+    def report_or_wait(outcome: Outcome) -> None:
+        if outcome.status == "failed":
+            failures.append(outcome)
+        else:
+            report(outcome)
+
+    try:
+        # Absolute, since `run/2000` without its folder would be taken for a hub id.
+        outcomes = evaluate_subjects(find_subjects([str(path.absolute())]), tasks, output, report_or_wait)
+    except (InputError, OSError):
+        if is_checkpoint(path):
+            raise
+        tell(f"{path}: deleted before it was evaluated; going on with the others")
+        return []
+    if failures and not is_checkpoint(path):
+        tell(f"{path}: deleted before it was evaluated; going on with the others")
+        return [outcome for outcome in outcomes if outcome.status != "failed"]
+    for outcome in failures:
+        report(outcome)
+    return outcomes
 
 
 def _complete(checkpoints: Path) -> list[Path]:

@@ -35,7 +35,15 @@ def test_an_interrupted_demo_goes_on_and_a_finished_one_is_kept(tmp_path: Path) 
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert finished.stdout.count("already done, kept") == 4
     assert "unigram entropy" in finished.stdout
-    for made in ("hf/model.safetensors", "hf/tokenizer.json", f"checkpoints/{STEPS}/model_config.json"):
+    saved = [path.name for path in (tmp_path / "demo_output" / "checkpoints").iterdir() if path.name.isdigit()]
+    shown = sorted((tmp_path / "demo_output" / "progression").glob("*/results_*.json"))
+    assert len(saved) >= STEPS // 4 and sorted(path.parent.name for path in shown) == sorted(5 * saved)
+    for made in (
+        "progression.png",
+        "hf/model.safetensors",
+        "hf/tokenizer.json",
+        f"checkpoints/{STEPS}/model_config.json",
+    ):
         assert (tmp_path / "demo_output" / made).is_file()
     losses = _losses(tmp_path)
     assert set(losses) == set(range(1, STEPS + 1))
@@ -43,7 +51,7 @@ def test_an_interrupted_demo_goes_on_and_a_finished_one_is_kept(tmp_path: Path) 
 
     kept = _run(tmp_path, config)
     assert kept.returncode == 0
-    assert kept.stdout.count("already done, kept") == 8
+    assert kept.stdout.count("already done, kept") == 9
 
 
 def _shortened_config(path: Path) -> Path:

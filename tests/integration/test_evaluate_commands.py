@@ -1,20 +1,17 @@
-"""The stage's commands as a user types them: evaluate, progress, eval-data, and following a training."""
+"""The stage's commands as a user types them: evaluate, progress, eval-data."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from evaluation_fixtures import progression_rows, write_data, write_tiny_model
 
 pytest.importorskip("lm_eval")
 
-from nanotron_zagreus.checkpoints.outcome import Outcome, write_outcome
 from nanotron_zagreus.cli.app import run
-from nanotron_zagreus.evaluation import watching
 
 pytestmark = pytest.mark.integration
 
@@ -103,6 +100,23 @@ def test_results_measured_differently_are_refused(
     assert "limit None against 2" in capsys.readouterr().err
 
 
+def test_a_trial_after_the_full_run_is_shown_only_when_asked_for(
+    data: Path, models: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(results, output)
+    assert run(["progress", str(output), "--format", "markdown"]) == 0
+    before = capsys.readouterr().out
+    command = ["evaluate", str(models / "1000"), "--suite", "progression-por", "--data", str(data), "--limit", "1"]
+    assert run([*command, "--output", str(output)]) == 0
+    assert "a trial: the first 1 document of every task" in capsys.readouterr().out
+    assert run(["progress", str(output), "--format", "markdown"]) == 0
+    assert capsys.readouterr().out == before
+    assert run(["progress", str(output), "--format", "json", "--limit", "1"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    assert [row["label"] for row in table["rows"]] == ["1000"] and "a trial" in table["notes"][0]
+
+
 def test_a_failed_evaluation_says_so_by_its_exit_code(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,43 +163,21 @@ def test_eval_data_says_what_is_needed_and_what_is_missing(
     assert "hf download --repo-type dataset alexandrainst/m_mmlu" in capsys.readouterr().out
     assert run(["eval-data", "--suite", "progression-por", "--data", str(tmp_path)]) == 3
     assert "lacks alexandrainst/m_arc" in capsys.readouterr().err
-    assert run(["eval-data", "--suite", "leaderboard-pt", "--data", str(data), "--json"]) == 0
+    assert run(["eval-data", "--suite", "leaderboard-pt", "--data", str(data), "--json"]) == 3
     described = json.loads(capsys.readouterr().out)
     assert len(described["data"]) == 9 and not any(need["present"] for need in described["data"])
     assert (Path(described["tasks_folder"]) / "leaderboard_pt" / "bluex.yaml").is_file()
+    assert run(["eval-data", "--suite", "progression-por", "--data", str(tmp_path / "nowhere"), "--json"]) == 3
+    assert run(["eval-data", "--suite", "progression-por", "--data", str(data), "--json"]) == 0
+    capsys.readouterr()
+    assert run(["eval-data", "--suite", "progression-por", "--json"]) == 0
+    assert "present" not in capsys.readouterr().out
 
 
-def test_watch_evaluates_checkpoints_as_they_appear_until_the_training_ends(
-    data: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_tasks_are_named_with_or_without_spaces(
+    data: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nanotron_zagreus.conversion.from_hf import import_folder
-
-    checkpoints = tmp_path / "checkpoints"
-    checkpoints.mkdir()
-    naps: list[float] = []
-
-    def train_meanwhile(seconds: float) -> None:
-        """Save another checkpoint while the watcher sleeps; the second is the last."""
-        naps.append(seconds)
-        if len(naps) <= 2:
-            import_folder(models / f"{len(naps)}000", checkpoints / f"{len(naps)}000")
-        else:
-            write_outcome(checkpoints, Outcome(why="finished", step=2000, checkpoint=None))
-
-    monkeypatch.setattr(watching.time, "sleep", train_meanwhile)
-    arguments: list[Any] = [
-        "--suite",
-        "progression-por",
-        "--data",
-        data,
-        "--tokenizer",
-        models / "1000",
-        "--limit",
-        "1",
-    ]
-    command = ["progress", tmp_path / "out", "--watch", checkpoints, *arguments, "--interval", "5", "--format", "csv"]
-    assert run([str(argument) for argument in command]) == 0
-    rounds = capsys.readouterr().out.split("model,")[1:]
-    assert [len(table.splitlines()) - 1 for table in rounds] == [1, 2]
-    assert naps == [5.0, 5.0, 5.0]
-    assert run(["progress", str(tmp_path), "--watch", str(tmp_path / "none"), "--suite", "progression-por"]) == 2
+    command = ["evaluate", str(models / "1000"), "--data", str(data), "--output", str(tmp_path), "--limit", "1"]
+    assert run([*command, "--tasks", "arc_pt, hellaswag_pt,"]) == 0
+    assert "2/2 1000 · hellaswag_pt" in capsys.readouterr().err
+    assert run([*command, "--tasks", " , "]) == 2

@@ -146,6 +146,9 @@ def test_similarity_is_symmetric_and_between_0_and_1(one: str, other: str) -> No
         ("25 ℃, 77 ℉, nº e №", "25 degC, 77 degF, no e No. "),
         ("A∶ B∕C ∗ ∼ ∣", "A: B/C * ~ |"),
         ("R$ 5 = ₹ 1, ₿", "R$ 5 = Rs 1, BTC"),
+        ("ᴀ ʙ ᴄ ᴅ ᴇ", "A B C D E"),  # small capitals
+        ("🅐 🅴", "(A) [E]"),  # letters in filled circles and squares
+        ("Ⓑ 🄲", "B [C]"),
         ("plain", "plain"),
     ],
 )

@@ -11,9 +11,9 @@ from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.batching import choose_batch_size, choose_device
 from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
 from nanotron_zagreus.evaluation.local_data import DataNeed, data_fingerprint, data_need, local_overrides, missing_data
-from nanotron_zagreus.evaluation.model_folders import checkpoint_tokenizer
+from nanotron_zagreus.evaluation.model_folders import checkpoint_tokenizer, forget_converted, hf_folder
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, run_request
-from nanotron_zagreus.evaluation.subjects import find_subjects
+from nanotron_zagreus.evaluation.subjects import Subject, find_subjects
 
 
 def folder_of(path: Path, **files: object) -> Path:
@@ -87,6 +87,36 @@ def test_models_that_would_share_a_folder_of_results_are_refused(tmp_path: Path)
     with pytest.raises(InputError, match=f"another-name={other}"):
         find_subjects([str(one), str(other)])
     assert [found.label for found in find_subjects([str(one), f"b5000={other}"])] == ["5000", "b5000"]
+
+
+@pytest.mark.parametrize("label", ["..", ".", ".x", "-x", "_x", "a b", ""])
+def test_a_label_that_is_no_plain_name_is_refused(tmp_path: Path, label: str) -> None:
+    folder = folder_of(tmp_path / "5000", config__json={})
+    with pytest.raises(InputError, match="begins with a letter or digit"):
+        find_subjects([f"{label}={folder}"])
+
+
+def test_a_label_holds_no_slash(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "5000", config__json={})
+    with pytest.raises(InputError, match="no such folder"):
+        find_subjects([f"../out={folder}"])
+
+
+@pytest.mark.parametrize(("name", "label"), [(".hidden", "hidden"), ("._", "model"), ("-a b", "a_b")])
+def test_a_label_taken_from_a_folder_is_a_plain_name(tmp_path: Path, name: str, label: str) -> None:
+    """Results in a hidden folder would not be read again."""
+    (found,) = find_subjects([str(folder_of(tmp_path / name, config__json={}))])
+    assert found.label == label
+
+
+@pytest.mark.parametrize("label", ["..", ".", "../x", "a/b", ""])
+def test_converted_copies_stay_in_their_folder(tmp_path: Path, label: str) -> None:
+    subject = Subject(label=label, source="5000", kind="checkpoint", path=checkpoint(tmp_path / "5000", 5000, 1))
+    kept = folder_of(tmp_path / "out" / "x", zagreus_source__json={})
+    for use in (lambda: hf_folder(subject, kept.parent / ".converted", "t"), lambda: forget_converted(subject, kept)):
+        with pytest.raises(AssertionError):
+            use()
+    assert (kept / "zagreus_source.json").is_file()
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
@@ -168,8 +198,27 @@ def test_a_copy_of_the_hubs_repository_is_left_to_datasets(tmp_path: Path) -> No
     folder = tmp_path / "alexandrainst/m_mmlu"
     folder.mkdir(parents=True)
     (folder / "README.md").touch()
+    (folder / "data").mkdir()
+    (folder / "data" / "test-00000-of-00001.parquet").touch()
+    need = data_need(MMLU)
+    assert need is not None and missing_data([need], tmp_path) == []
     assert local_overrides(MMLU, tmp_path) == {"dataset_path": str(folder)}
     assert local_overrides(MMLU, None) == {}
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", "dataset_infos.json", ".cache/huggingface/download/test.parquet", "x.py"]
+)
+def test_a_copy_without_data_is_none(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "alexandrainst/m_mmlu"
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").touch()
+    (folder / file).touch()
+    need = data_need(MMLU)
+    assert need is not None and missing_data([need], tmp_path) == [need]
+    if not file.endswith(".py"):  # a loading script gets an error of its own from `datasets`
+        with pytest.raises(MissingInputError, match="no copy of alexandrainst/m_mmlu"):
+            local_overrides(MMLU, tmp_path)
 
 
 def test_a_tasks_own_files_are_found_beside_its_yaml(tmp_path: Path) -> None:
@@ -199,6 +248,7 @@ def test_the_fingerprint_of_data_follows_files_and_own_task_files(tmp_path: Path
         ({"suite": "progression-por", "limit": -1}, "--limit -1"),
         ({"suite": "progression-por", "limit": 1.5}, "--limit 1.5"),
         ({"tasks": ("x",), "num_fewshot": -1}, "--num-fewshot -1"),
+        ({"suite": "progression-por", "num_fewshot": 3}, "--num-fewshot 3: .* --tasks"),
         ({"suite": "progression-por", "data": Path("nowhere")}, "--data nowhere"),
         ({"suite": "progression-por", "output": Path(__file__)}, "is a file"),
         ({"suite": "progression-por", "paths": ("./nowhere",)}, "no such folder"),

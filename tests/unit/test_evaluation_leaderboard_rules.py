@@ -51,3 +51,11 @@ def test_prompts_that_fit_stay_as_they_are() -> None:
     for room in (3, 10):
         cut, cut_mask = leaderboard_rules.cut_to_last_tokens(tokens, mask, room, _BOS)
         assert torch.equal(cut, tokens) and torch.equal(cut_mask, mask)
+
+
+def test_turns_of_a_chat_have_no_blank_ends() -> None:
+    turns = [{"role": "system", "content": "Leia.\n\n"}, {"role": "user", "content": " a\n"}]
+    assert leaderboard_rules.chat_turns(turns) == [
+        {"role": "system", "content": "Leia."}, {"role": "user", "content": "a"}
+    ]  # fmt: skip
+    assert turns[0]["content"] == "Leia.\n\n"

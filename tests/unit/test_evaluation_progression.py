@@ -7,47 +7,15 @@ import io
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from evaluation_rows import result, row_of
 
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.progression import build_tables
 from nanotron_zagreus.evaluation.published_values import published_rows
 from nanotron_zagreus.evaluation.rendering import as_csv, as_json, as_markdown, as_rich, check_format
-from nanotron_zagreus.evaluation.results import Conditions, TaskResult
 from nanotron_zagreus.evaluation.suites import find_suite, suite_names
-
-_METRICS = {"arc_pt": "acc_norm", "hellaswag_pt": "acc_norm", "m_mmlu_pt": "acc"}
-_SHOTS = {"arc_pt": 0, "hellaswag_pt": 0, "m_mmlu_pt": 5}
-
-
-def result(label: str, task: str, value: float, error: float | None = 0.01, **changes: object) -> TaskResult:
-    """Return a result of the progression suite for the checkpoint ``label``."""
-    metric = _METRICS.get(task, "acc")
-    made = TaskResult(
-        label=label,
-        task=task,
-        conditions=Conditions(num_fewshot=_SHOTS.get(task, 0), version="1.0", limit=None, chat_template=False),
-        scores={metric: value, "other": 0.9},
-        errors={} if error is None else {metric: error},
-        num_documents=100,
-        fingerprint=f"weights-of-{label}",
-        data=None,
-        documents="documents",
-        step=int(label) if label.isdigit() else None,
-        tokens=None,
-        shots=None,
-        date=1.0,
-        path=Path(f"results/{label}/results_1.json"),
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
-
-
-def row_of(label: str, arc: float, hellaswag: float, mmlu: float, error: float = 0.01) -> list[TaskResult]:
-    """Return the three results of one checkpoint."""
-    values = {"arc_pt": arc, "hellaswag_pt": hellaswag, "m_mmlu_pt": mmlu}
-    return [result(label, task, value, error) for task, value in values.items()]
 
 
 def test_columns_stand_as_on_the_card_and_rows_by_step() -> None:
@@ -89,32 +57,6 @@ def test_every_row_that_may_be_the_best_is_counted() -> None:
         "best: 1k with an average of 0.3000; within noise: 2k (0.0000 ± 0.0082 behind) and 1 more are less than two "
         "standard errors behind"
     )
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"num_fewshot": 0}, "shots 5 against 0"),
-        ({"version": "2.0"}, "task version 1.0 against 2.0"),
-        ({"limit": 10}, "limit None against 10"),
-        ({"chat_template": True}, "chat template False against True"),
-    ],
-)
-def test_scores_measured_differently_are_refused(change: dict[str, object], words: str) -> None:
-    one, other = result("1000", "m_mmlu_pt", 0.2), result("2000", "m_mmlu_pt", 0.3)
-    other = replace(other, conditions=replace(other.conditions, **change))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=words):
-        build_tables([one, other])
-
-
-def test_other_documents_or_other_weights_are_refused() -> None:
-    with pytest.raises(InputError, match="100 documents against 90"):
-        build_tables([result("1000", "arc_pt", 0.2), result("2000", "arc_pt", 0.2, num_documents=90)])
-    with pytest.raises(InputError, match="other documents"):
-        build_tables([result("1000", "arc_pt", 0.2), result("2000", "arc_pt", 0.2, documents="others")])
-    build_tables([result("1000", "arc_pt", 0.2), result("2000", "arc_pt", 0.2, documents=None)])
-    with pytest.raises(InputError, match="different weights"):
-        build_tables([result("1000", "arc_pt", 0.2), result("1000", "hellaswag_pt", 0.2, fingerprint="others")])
 
 
 def test_tasks_of_no_suite_get_a_table_of_their_own_and_perplexities_no_average() -> None:

@@ -44,8 +44,60 @@ def test_files_of_the_plain_command_are_read_too(tmp_path: Path) -> None:
     put(tmp_path / "hf_checkpoints__153000", "1", lm_eval_file())
     (found,) = read_results(tmp_path)
     assert (found.label, found.task, found.fingerprint) == ("hf_checkpoints__153000", "m_mmlu_pt", None)
+    assert (found.step, found.tokens) == (153_000, None)
     assert found.scores == {"acc": 0.25} and found.errors == {"acc": 0.01}
     assert (found.conditions.num_fewshot, found.conditions.version, found.num_documents) == (5, "0.0", 10)
+
+
+@pytest.mark.parametrize(
+    ("config", "dtypes"),
+    [
+        ({"model": "hf", "model_args": "pretrained=m,dtype=float16", "model_dtype": "torch.float16"}, {"float16"}),
+        ({"model": "hf", "model_args": "pretrained=m", "model_dtype": "torch.bfloat16"}, {"auto", "bfloat16"}),
+        ({"model": "hf", "model_args": {"dtype": "auto"}, "model_dtype": "torch.float32"}, {"auto", "float32"}),
+        ({"model": "vllm", "model_args": {"pretrained": "m"}}, set()),
+        ({}, set()),
+    ],
+)
+def test_what_a_model_was_computed_in_is_read(tmp_path: Path, config: dict[str, Any], dtypes: set[str]) -> None:
+    put(tmp_path, "1", lm_eval_file(config={"limit": None, **config}))
+    (found,) = read_results(tmp_path)
+    assert found.conditions.dtypes == dtypes
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("checkpoints/step-70", 70), ("/runs/hf/153k", 153_000), ("153000", 153_000), ("Qwen/Qwen3-0.6B-Base", None)],
+)
+def test_a_step_is_read_from_the_name_that_the_plain_command_recorded(
+    tmp_path: Path, name: str, step: int | None
+) -> None:
+    put(tmp_path, "1", lm_eval_file(model_name=name))
+    put(tmp_path, "2", lm_eval_file(model_name=name, zagreus={"label": "m", "step": 5}))
+    assert [found.step for found in read_results(tmp_path)] == [step, 5]
+
+
+def test_a_folder_named_after_a_path_that_leads_up_is_read(tmp_path: Path) -> None:
+    """Plain lm-eval calls it so for pretrained=../hf/5000."""
+    put(tmp_path / "..__hf__5000", "1", lm_eval_file(model_name="../hf/5000"))
+    (found,) = read_results(tmp_path)
+    assert (found.label, found.step) == ("hf__5000", 5000)
+
+
+def test_the_cards_own_commands_give_a_curve(tmp_path: Path) -> None:
+    for step in (207_000, 153_000):
+        put(tmp_path / f"hf_checkpoints__{step}", "1", lm_eval_file(model_name=f"hf_checkpoints/{step}"))
+    (table,) = build_tables(newest_results(read_results(tmp_path)), tokens_per_step=1_048_576)
+    rows = [(row.label, row.step) for row in table.rows]
+    assert rows == [("hf_checkpoints__153000", 153_000), ("hf_checkpoints__207000", 207_000)]
+    assert choose_axis(table.rows) == ("step", 1_048_576)
+
+
+def test_who_cut_long_prompts_is_read(tmp_path: Path) -> None:
+    put(tmp_path, "1", lm_eval_file())
+    put(tmp_path, "2", lm_eval_file(zagreus={"context": {"m_mmlu_pt": "whole-shots"}}))
+    put(tmp_path, "3", lm_eval_file(zagreus={"label": "m"}))
+    assert [found.conditions.context for found in read_results(tmp_path)] == ["lm-eval", "whole-shots", None]
 
 
 def test_the_newest_result_of_a_task_wins_whatever_the_files_name(tmp_path: Path) -> None:
