@@ -6,8 +6,21 @@ while working (exit code 1).
 
 from __future__ import annotations
 
+from typing import TypeVar
 
-class InputError(ValueError):
+
+class _Failure(Exception):
+    """What the three have in common."""
+
+    agreed: bool = False
+    """Whether every rank of a launch raises it together, so that one of them prints it, and what all of them do
+    together can still be done."""
+
+
+_F = TypeVar("_F", bound=_Failure)
+
+
+class InputError(_Failure, ValueError):
     """Refuse bad input before any work: say the field or file, the value, the rule, the next action."""
 
 
@@ -18,9 +31,15 @@ class MissingInputError(InputError, FileNotFoundError):
         return str(self.args[0]) if self.args else ""
 
 
-class VerificationError(Exception):
+class VerificationError(_Failure):
     """Report that something whole in form is wrong in content: a hash, a logit, a count."""
 
 
-class WorkError(RuntimeError):
+class WorkError(_Failure, RuntimeError):
     """Report a failure in the middle of work whose cause needs no traceback: what was finished is kept."""
+
+
+def agreed(error: _F) -> _F:
+    """Mark an error that every rank of the launch raises together, and return it."""
+    error.agreed = True
+    return error

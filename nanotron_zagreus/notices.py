@@ -142,8 +142,8 @@ def checkpoints_per_node(config: Config) -> str | None:
     if config.checkpoints.checkpoints_path_is_shared_file_system or config.parallelism.world_size <= _GPUS_PER_NODE:
         return None
     return (
-        "checkpoints.checkpoints_path_is_shared_file_system: false, so every node keeps its own checkpoints and a "
-        "resume needs the same nodes; set it to true if all nodes see the folder"
+        "checkpoints.checkpoints_path_is_shared_file_system: false; unless the nodes turn out to see one folder, every "
+        "node keeps its own checkpoints and a resume needs the same nodes"
     )
 
 

@@ -42,9 +42,19 @@ def saving_folder(root: Path, step: int) -> Path:
     return root / f".saving-{step}"
 
 
+def node_token(root: Path, launch: str, node: int) -> Path:
+    """Return the file by which the nodes of a launch find out whether they see one folder."""
+    return root / f".node-{launch}-{node}"
+
+
 def is_step_folder(path: Path) -> bool:
     """Tell whether ``path`` is one step's folder rather than a root of many."""
     return path.is_dir() and (path / MODEL_CONFIG_FILE).is_file()
+
+
+def step_number(path: Path) -> int | None:
+    """Return the step that a folder's name stands for, or None: whether the folder is there or whole or not."""
+    return int(path.name) if _STEP.fullmatch(path.name) else None
 
 
 def list_steps(root: Path) -> list[int]:

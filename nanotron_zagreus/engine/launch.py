@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import socket
 from datetime import timedelta
+from typing import Any
 
-PROCESS_GROUP_TIMEOUT_SECONDS = 1800
-"""How long a collective may wait for a missing rank. The watchdog ends a standing job earlier and names the rank."""
+SHORTEST_GROUP_TIMEOUT_SECONDS = 1800.0
+_WATCHDOG_SPEAKS_FIRST = 6
+"""A collective's own timeout names nobody, so it is this many times the watchdog's."""
+_FOR_EVER = timedelta(days=3650)
+
+_rounds = itertools.count()
 
 
 def world_size() -> int:
@@ -18,6 +25,16 @@ def world_size() -> int:
 def rank() -> int:
     """This process's rank, 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
+
+
+def node() -> int:
+    """torchrun's number of the node that this rank runs on, 0 without torchrun."""
+    return int(os.environ.get("GROUP_RANK", "0"))
+
+
+def place_on_node() -> tuple[int, int]:
+    """Return which of its node's ranks this is, and how many the node has."""
+    return int(os.environ.get("LOCAL_RANK", "0")), local_world_size(default=1)
 
 
 def local_world_size(*, default: int) -> int:
@@ -33,10 +50,24 @@ def max_cuda_connections() -> str:
     return os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
 
 
-def start_process_group() -> None:
+def group_timeout(hang_timeout_seconds: float) -> timedelta:
+    """Return how long a collective may wait for a rank, longer than the watchdog waits; for ever when that does.
+
+    Args:
+        hang_timeout_seconds: `zagreus.guards.hang_timeout_seconds`.
+    """
+    if hang_timeout_seconds == 0:
+        return _FOR_EVER
+    return timedelta(seconds=max(SHORTEST_GROUP_TIMEOUT_SECONDS, _WATCHDOG_SPEAKS_FIRST * hang_timeout_seconds))
+
+
+def start_process_group(timeout: timedelta | None = None) -> None:
     """Start the default process group from torchrun's environment, once; without torchrun, a group of one.
 
     NCCL where there is CUDA, gloo elsewhere.
+
+    Args:
+        timeout: how long its collectives wait for a rank; None: the shortest that is ever used.
     """
     import torch
     from torch import distributed
@@ -50,8 +81,24 @@ def start_process_group() -> None:
     if has_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group(
-        backend="nccl" if has_cuda else "gloo", timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
+        backend="nccl" if has_cuda else "gloo", timeout=timeout or timedelta(seconds=SHORTEST_GROUP_TIMEOUT_SECONDS)
     )
+
+
+def exchange(value: Any) -> list[Any]:
+    """Return what every rank gave, by rank; every rank calls it, once the process group is there.
+
+    It goes through the rendezvous store: neither the devices nor the network between them need to work yet.
+
+    Args:
+        value: JSON-able.
+    """
+    from torch import distributed
+
+    store = distributed.distributed_c10d._get_default_store()
+    name = f"zagreus/exchange/{next(_rounds)}"
+    store.set(f"{name}/{distributed.get_rank()}", json.dumps(value))
+    return [json.loads(store.get(f"{name}/{other}")) for other in range(distributed.get_world_size())]
 
 
 def _free_port() -> int:

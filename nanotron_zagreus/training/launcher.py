@@ -44,7 +44,7 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
     except (InputError, VerificationError, WorkError) as error:
         if debug:
             traceback.print_exc()
-        if is_first or not isinstance(error, InputError):
+        if is_first or not error.agreed:
             print(f"zagreus: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, InputError) else 3 if isinstance(error, VerificationError) else 1
     _leave_process_group()
