@@ -14,6 +14,7 @@ _WATCHDOG_SPEAKS_FIRST = 6
 """A collective's own timeout names nobody, so it is this many times the watchdog's."""
 _FOR_EVER = timedelta(days=3650)
 
+_timeout = [timedelta(seconds=SHORTEST_GROUP_TIMEOUT_SECONDS)]
 _rounds = itertools.count()
 
 
@@ -72,6 +73,8 @@ def start_process_group(timeout: timedelta | None = None) -> None:
     import torch
     from torch import distributed
 
+    if timeout is not None:
+        _timeout[0] = timeout
     if distributed.is_initialized():
         return
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
@@ -80,9 +83,12 @@ def start_process_group(timeout: timedelta | None = None) -> None:
     has_cuda = torch.cuda.is_available()
     if has_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group(
-        backend="nccl" if has_cuda else "gloo", timeout=timeout or timedelta(seconds=SHORTEST_GROUP_TIMEOUT_SECONDS)
-    )
+    distributed.init_process_group(backend="nccl" if has_cuda else "gloo", timeout=timeout_of_groups())
+
+
+def timeout_of_groups() -> timedelta:
+    """Return the timeout of every group that is made beside the default one."""
+    return _timeout[0]
 
 
 def exchange(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from nanotron_zagreus.engine.launch import start_process_group
+from nanotron_zagreus.engine.launch import start_process_group, timeout_of_groups
 from nanotron_zagreus.engine.stand_ins import importable
 from nanotron_zagreus.errors import InputError
 
@@ -23,6 +23,7 @@ _MARK = "_zagreus_repair"
 def repair_what_both_have() -> None:
     """Run every repair of this module; `nanotron.trainer` can be imported by now."""
     start_process_group_on_any_device()
+    groups_wait_longer_than_the_watchdog()
     collectives_on_leaf_parameters()
     wait_for_every_gradient_bucket()
     own_pipeline_state_per_batch()
@@ -58,6 +59,16 @@ def start_process_group_on_any_device() -> None:
     """
     dist = importlib.import_module("nanotron.distributed")
     replace_once(dist, "initialize_torch_distributed", lambda original: _start_process_group)
+
+
+def groups_wait_longer_than_the_watchdog() -> None:
+    """Give every group the timeout that follows from the run's hang timeout.
+
+    distributed.py:16 and 20 (the same in main) fix 10 minutes, our default for the watchdog too: whichever came first
+    would end the job, and a collective names nobody. Can go when the timeout is an argument of the trainer.
+    """
+    dist = importlib.import_module("nanotron.distributed")
+    replace_once(dist, "new_group", _with_our_timeout)
 
 
 def collectives_on_leaf_parameters() -> None:
@@ -136,6 +147,14 @@ class _AllHandles:
 def _start_process_group() -> bool:
     start_process_group()
     return True
+
+
+def _with_our_timeout(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def new_group(*arguments: Any, **options: Any) -> Any:
+        return original(*arguments, **({"timeout": timeout_of_groups()} | options))
+
+    return new_group
 
 
 def _without_grad(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 
 from nanotron_zagreus.checkpoints.layout import SAVE_FILE, STOP_FILE
+from nanotron_zagreus.engine import launch
 from nanotron_zagreus.training.signals import SignalRequests
 
 
@@ -39,7 +40,7 @@ class StepControl:
         self._root = root
         self._signals = signals
         self._looks_at_files = looks_at_files
-        self.group = distributed.new_group(backend="gloo")
+        self.group = distributed.new_group(backend="gloo", timeout=launch.timeout_of_groups())
         self.reason = ""
 
     def agree(self, *, is_writing: bool = False) -> tuple[Request, bool]:

@@ -47,7 +47,7 @@ class TrainingLoop:
         self.ranks = layout_of(self.trainer.parallel_context, shared_file_system=shared)
         self.signals = SignalRequests()
         self.control = StepControl(self.root, self.signals, looks_at_files=self.ranks.is_leader)
-        self.saver = CheckpointSaver(self._state, self.ranks, self.control.group)
+        self.saver = CheckpointSaver(self._state, self.ranks, self.control.group, beat=lambda: self.watchdog.beat())
         self.saver.newest = resume.folder if resume else None
         self.metrics = MetricsWriter(config) if self.trainer.holds_loss else None
         self.spikes = SpikeNotice(config.zagreus.guards.loss_spike_factor)
@@ -58,6 +58,7 @@ class TrainingLoop:
             world_size=distributed.get_world_size(),
             timeout_seconds=config.zagreus.guards.hang_timeout_seconds,
         )
+        self.trainer.at = lambda place: self.watchdog.at(f"step {self.trainer.iteration_step}: {place}")
         if resume is not None and not restore_random_state(resume, self.ranks):
             self.trainer.say("The topology changed: random states start anew from the seed (the model draws none)")
 
@@ -151,7 +152,7 @@ class TrainingLoop:
             self.trainer.log_metrics(f"NOTICE step {step}: {text} (`zagreus replay --step {step}` shows its samples)")
 
     def _validate(self, step: int) -> None:
-        self.watchdog.at(f"step {step}: validation")
+        self.watchdog.at(f"step {step}: validation")  # and again for every batch
         for result in validate(self.trainer, self.mixture):
             if self.metrics is not None:
                 figures = {"source": result.source, "loss": result.loss, "perplexity": result.perplexity}

@@ -22,6 +22,7 @@ from torch import distributed
 from nanotron_zagreus.checkpoints import layout
 from nanotron_zagreus.checkpoints.inventory import delete_step, steps_to_prune
 from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
+from nanotron_zagreus.checkpoints.tensor_file import nobody_listens
 from nanotron_zagreus.engine.bringup import current
 from nanotron_zagreus.errors import WorkError
 from nanotron_zagreus.training.guards import all_finite
@@ -44,17 +45,26 @@ class _Pending:
 class CheckpointSaver:
     """Saves this rank's part of one checkpoint after another; every rank makes the same calls."""
 
-    def __init__(self, state_of: Callable[[], TrainingState], ranks: RankLayout, group: Any) -> None:
+    def __init__(
+        self,
+        state_of: Callable[[], TrainingState],
+        ranks: RankLayout,
+        group: Any,
+        *,
+        beat: Callable[[], None] = nobody_listens,
+    ) -> None:
         """Prepare.
 
         Args:
             state_of: returns the live state when a save begins.
             ranks: this rank's duties.
             group: a process group of all ranks on the CPU.
+            beat: told of every chunk written.
         """
         self._state_of = state_of
         self._ranks = ranks
         self._group = group
+        self._beat = beat
         self._taker = SnapshotTaker(ranks)
         self._pending: _Pending | None = None
         self._deleting: threading.Thread | None = None
@@ -81,10 +91,12 @@ class CheckpointSaver:
         snapshot = self._taker.take(state)
         self._pending = pending
         if state.config.zagreus.checkpoints.background:
-            pending.thread = threading.Thread(target=_write, args=(pending, snapshot), name="zagreus-saver")
+            pending.thread = threading.Thread(
+                target=_write, args=(pending, snapshot, self._beat), name="zagreus-saver", daemon=True
+            )
             pending.thread.start()
         else:
-            _write(pending, snapshot)
+            _write(pending, snapshot, self._beat)
         self._keeping = state.config.zagreus.checkpoints
 
     @property
@@ -176,13 +188,14 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _write(pending: _Pending, snapshot: Snapshot) -> None:
+def _write(pending: _Pending, snapshot: Snapshot, beat: Callable[[], None]) -> None:
     try:
         if not all_finite(snapshot.weight_tensors()):
             raise ValueError("the weights hold NaN or infinity; nothing non-finite is saved")
-        pending.records = snapshot.write(pending.aside)
+        pending.records = snapshot.write(pending.aside, beat)
         for folder in sorted({(pending.aside / record.path).parent for record in pending.records}):
             _sync_up_to(folder, pending.aside)
+            beat()
     except Exception as error:  # raised on all ranks by finish()
         pending.error = f"{type(error).__name__}: {error}"
 

@@ -7,6 +7,7 @@ Arguments are `FILE` or `MODE:FILE`, or `MODE:OPTION:FILE`:
     drift:STEP@RANK  change a weight after a step on one rank
     uneven-masks     let each row count as many labels as its first token says, from 1 to all
     file-limit:BYTES let no file grow beyond so many bytes, as on a full disk
+    slow-then-hung:STEP@RANK  write files and validate slowly, and let a rank's data not come from a step on
     slow-save:FLAG   a save takes two minutes while the file FLAG exists, as on an overloaded file system
 """
 
@@ -173,12 +174,36 @@ def with_slow_saves(flag: str, config_file: str) -> None:
 
     write = Snapshot.write
 
-    def slow(self: Any, folder: Path) -> Any:
+    def slow(self: Any, folder: Path, beat: Any) -> Any:
         if Path(flag).exists():
             time.sleep(120)
-        return write(self, folder)
+        return write(self, folder, beat)
 
     Snapshot.write = slow
+    run_training(config_file)
+
+
+def slow_then_hung(option: str, config_file: str) -> None:
+    from nanotron_zagreus.training import validation
+    from nanotron_zagreus.training.loop import ZagreusTrainer
+
+    step, rank = option.split("@")
+    sync, score, run_step = os.fsync, validation._loss_sum, ZagreusTrainer.run_step
+
+    def slow_sync(descriptor: int) -> None:
+        if distributed.get_rank() == 0:
+            time.sleep(0.4)
+        sync(descriptor)
+
+    def slow_score(*arguments: Any) -> Any:
+        time.sleep(1.0)
+        return score(*arguments)
+
+    def hung(self: Any, number: int, batches: Any) -> Any:
+        is_hung = number == int(step) and distributed.get_rank() == int(rank)
+        return run_step(self, number, (time.sleep(600) for _ in range(1)) if is_hung else batches)
+
+    os.fsync, validation._loss_sum, ZagreusTrainer.run_step = slow_sync, slow_score, hung
     run_training(config_file)
 
 
@@ -197,6 +222,7 @@ def main() -> None:
             bring_up()
             start_process_group()
             modes = {"nan": poison, "drift": drift, "file-limit": with_file_limit, "slow-save": with_slow_saves}
+            modes["slow-then-hung"] = slow_then_hung
             modes[mode[0]](mode[1], config_file)
     distributed.barrier()
     distributed.destroy_process_group()
