@@ -192,7 +192,7 @@ def slow_then_hung(option: str, config_file: str) -> None:
 
     def slow_sync(descriptor: int) -> None:
         if distributed.get_rank() == 0:
-            time.sleep(0.4)
+            time.sleep(0.2)
         sync(descriptor)
 
     def slow_score(*arguments: Any) -> Any:
