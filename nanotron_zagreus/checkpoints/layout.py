@@ -4,6 +4,7 @@
     <root>/<step>/config.yaml, model_config.json, checkpoint_metadata.json, manifest.json
     <root>/<step>/{model, optimizer, lr_scheduler, random}/…
     <root>/.saving-<step>/                 a step being written; never read
+    <root>/.replaced-<step>/               a step that is being replaced; `recovery` brings it back
     <root>/STOP, <root>/SAVE               requests to the running trainer
     <root>/outcome.json                    how the last run ended
 
@@ -40,6 +41,11 @@ def step_folder(root: Path, step: int) -> Path:
 def saving_folder(root: Path, step: int) -> Path:
     """Return the folder in which a step is written before it is renamed."""
     return root / f".saving-{step}"
+
+
+def replaced_folder(root: Path, step: int) -> Path:
+    """Return where a step that is saved again stays until the new one has its name."""
+    return root / f".replaced-{step}"
 
 
 def node_token(root: Path, launch: str, node: int) -> Path:

@@ -6,7 +6,9 @@ import itertools
 import json
 import os
 import socket
+import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 SHORTEST_GROUP_TIMEOUT_SECONDS = 1800.0
@@ -26,6 +28,16 @@ def world_size() -> int:
 def rank() -> int:
     """This process's rank, 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
+
+
+def process_started_at() -> float:
+    """Return when this process was started, in seconds since the epoch; elsewhere than on Linux, a little later."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])  # field 22, starttime
+    except (OSError, ValueError, IndexError):
+        return time.time() - time.process_time()
+    alive = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - alive
 
 
 def node() -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import distributed
 
 from nanotron_zagreus.checkpoints import layout
-from nanotron_zagreus.checkpoints.outcome import Outcome, Why, write_outcome
+from nanotron_zagreus.checkpoints.outcome import Outcome, Why, read_outcome, write_outcome
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.data.loader import StepLoader
 from nanotron_zagreus.data.mixture import Mixture
@@ -69,19 +71,14 @@ class TrainingLoop:
             WorkError: the run cannot go on; what was saved is kept.
         """
         first = self.trainer.start_iteration_step + 1
-        self.control.clear_files()
+        self.control.clear_stale_files()
         self.saver.clear_leftovers(self.root)
         self._report("running", first - 1)
         try:
             with self.signals, self.watchdog:
                 return self._steps(first)
-        except WorkError as error:
-            # All ranks raise it together, so the save under way can still be completed together.
-            self._complete_pending_save()
-            self._report("failed", self.trainer.iteration_step, str(error))
-            raise
         except Exception as error:
-            self._report("failed", self.trainer.iteration_step, f"{type(error).__name__}: {error}")
+            self._report_failure(error)
             raise
         finally:
             self.loader.close()
@@ -192,8 +189,28 @@ class TrainingLoop:
         newest = self.saver.newest
         outcome = Outcome(why=why, step=step, checkpoint=None if newest is None else str(newest), reason=reason)
         if self.ranks.is_leader:
-            write_outcome(self.root, outcome)
+            self._write(outcome)
         return outcome
+
+    def _report_failure(self, error: Exception) -> None:
+        """Complete what can be completed, and leave the reason in outcome.json as far as this rank can."""
+        step, newest = self.trainer.iteration_step, self.saver.newest
+        if isinstance(error, WorkError) and error.agreed:
+            self._complete_pending_save()
+            self._report("failed", step, str(error))
+            return
+        # The other ranks know nothing of it, and fail only because this one leaves: the first reason is the cause.
+        before = read_outcome(self.root)
+        if before is None or before.why != "failed":
+            text = f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
+            checkpoint = None if newest is None else str(newest)
+            self._write(Outcome(why="failed", step=step, checkpoint=checkpoint, reason=text))
+
+    def _write(self, outcome: Outcome) -> None:
+        try:
+            write_outcome(self.root, outcome)
+        except OSError as error:  # a full disk must not hide why the run ends
+            print(f"zagreus: {self.root}: the outcome ({outcome.why}) cannot be written: {error}", file=sys.stderr)
 
     def _state(self) -> TrainingState:
         return self.trainer.training_state(self.mixture.state(self.trainer.iteration_step))

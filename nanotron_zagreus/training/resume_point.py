@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def read_point(folder: Path) -> ResumePoint:
             f"model.init_method.path: {folder}"
         ) from error
     manifest.verify(folder, only=(layout.CONFIG_FILE, layout.MODEL_CONFIG_FILE, layout.METADATA_FILE))
+    _compare_counters(folder, facts)
     return ResumePoint(
         folder=folder,
         step=int(facts["step"]),
@@ -103,6 +105,17 @@ def read_point(folder: Path) -> ResumePoint:
         data_state=facts["data"],
         topology={name: int(size) for name, size in facts["topology"].items()},
     )
+
+
+def _compare_counters(folder: Path, facts: dict[str, Any]) -> None:
+    """Refuse a manifest that counts otherwise than the engine's own metadata."""
+    metas = json.loads((folder / layout.METADATA_FILE).read_text(encoding="utf-8"))["metas"]
+    for ours, theirs in (("step", "last_train_step"), ("consumed_samples", "consumed_train_samples")):
+        if facts[ours] != metas[theirs]:
+            raise VerificationError(
+                f"checkpoint {folder} is damaged: {layout.MANIFEST_FILE} says {ours} {facts[ours]}, "
+                f"{layout.METADATA_FILE} says {theirs} {metas[theirs]}"
+            )
 
 
 def _newest_whole(root: Path) -> ResumePoint:

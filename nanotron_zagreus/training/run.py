@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints import layout
 from nanotron_zagreus.checkpoints.outcome import Outcome
+from nanotron_zagreus.checkpoints.recovery import restore_replaced
 from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.config.checks import check_world_size
 from nanotron_zagreus.data.mixture import open_mixture
 from nanotron_zagreus.engine.bringup import bring_up
-from nanotron_zagreus.engine.launch import group_timeout, start_process_group, world_size
+from nanotron_zagreus.engine.launch import group_timeout, rank, start_process_group, world_size
 from nanotron_zagreus.errors import InputError, VerificationError
 from nanotron_zagreus.training.agreement import agree_on_sharing, attempt, raise_together
 from nanotron_zagreus.training.resume_choice import choose_resume_point
@@ -56,6 +58,8 @@ def _checked(config_file: str | Path) -> Config:
     _check_extras(config)
     root = config.checkpoints.checkpoints_path
     _check_writable(root)
+    if (restored := restore_replaced(root)) and rank() == 0:
+        print(f"zagreus: {root}: a save was interrupted, the steps {restored} are back as they were", file=sys.stderr)
     resume = None
     try:
         resume = find_resume_point(config)

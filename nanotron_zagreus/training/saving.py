@@ -7,7 +7,6 @@ only then does latest.txt move, and only then do old checkpoints go.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import threading
@@ -19,12 +18,12 @@ from typing import Any
 
 from torch import distributed
 
-from nanotron_zagreus.checkpoints import layout
+from nanotron_zagreus.checkpoints import layout, recovery
 from nanotron_zagreus.checkpoints.inventory import delete_step, steps_to_prune
 from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
 from nanotron_zagreus.checkpoints.tensor_file import nobody_listens
 from nanotron_zagreus.engine.bringup import current
-from nanotron_zagreus.errors import WorkError
+from nanotron_zagreus.errors import WorkError, agreed
 from nanotron_zagreus.training.guards import all_finite
 from nanotron_zagreus.training.ranks import RankLayout
 from nanotron_zagreus.training.snapshot import Snapshot, SnapshotTaker, TrainingState
@@ -72,10 +71,8 @@ class CheckpointSaver:
 
     def clear_leftovers(self, root: Path) -> None:
         """Remove what interrupted saves and deletions left behind in ``root``."""
-        if self._ranks.is_leader and root.is_dir():
-            for entry in os.scandir(root):
-                if entry.name.startswith((".saving-", ".replaced-", ".deleting-")) and not entry.is_symlink():
-                    shutil.rmtree(entry.path, ignore_errors=True)
+        if self._ranks.is_leader:
+            recovery.clear_leftovers(root)
 
     def begin(self) -> None:
         """Snapshot the state and start to write it; a save still under way is completed first.
@@ -162,7 +159,9 @@ class CheckpointSaver:
         if errors:
             if self._ranks.is_leader:
                 shutil.rmtree(aside, ignore_errors=True)
-            raise WorkError(f"saving {aside.parent} failed, earlier checkpoints are untouched: {'; '.join(errors)}")
+            raise agreed(
+                WorkError(f"saving {aside.parent} failed, earlier checkpoints are untouched: {'; '.join(errors)}")
+            )
         return [value for value, _ in gathered]
 
 
@@ -217,11 +216,15 @@ def _complete(pending: _Pending, files: list[FileRecord]) -> None:
     """Write the manifest and give the folder its name."""
     write_manifest(pending.aside, files, pending.facts)
     final = pending.final
-    replaced = final.with_name(f".replaced-{final.name}")
+    replaced = layout.replaced_folder(final.parent, int(final.name))
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
-    pending.aside.rename(final)
+    try:
+        pending.aside.rename(final)
+    except OSError:
+        recovery.restore_replaced(final.parent)
+        raise
     layout.sync_folder(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import REPOSITORY, launch, launch_environment, read_losses, tiny_config, write_config
+from tiny_runs import REPOSITORY, launch, launch_environment, read_events, read_losses, tiny_config, write_config
 
 from nanotron_zagreus.checkpoints import layout, manifest
 from nanotron_zagreus.checkpoints.outcome import read_outcome
@@ -121,6 +121,32 @@ def test_replay_shows_the_samples_a_step_trained_on(tmp_path: Path) -> None:
     assert [row["sample"] for row in rows] == list(range(8))
     assert {row["stage"] for row in rows} == {"two"}
     assert all(len(row["tokens"]) == 33 for row in rows)
+
+
+def test_replay_knows_the_batch_that_a_step_was_trained_with(tmp_path: Path) -> None:
+    first = write_config(tmp_path / "first.yaml", tiny_config(tmp_path))
+    data = tiny_config(
+        tmp_path,
+        checkpoints__resume_checkpoint_path=str(tmp_path / "checkpoints" / "10"),
+        checkpoints__checkpoints_path=str(tmp_path / "second"),
+        tokens__batch_accumulation_per_replica=2,
+        tokens__train_steps=15,
+    )
+    data["zagreus"]["accept_changed_batch"] = True
+    second = write_config(tmp_path / "second.yaml", data)
+    launch([first, f"nan:12@0:{second}"], num_processes=1)
+    (event,) = read_events(tmp_path / "second", "skipped_step")
+
+    def windows(step: int) -> list[tuple[str, int]]:
+        command = [*ZAGREUS, "replay", "--config-file", str(second), "--step", str(step), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [(row["stage"], row["window"]) for row in map(json.loads, done.stdout.splitlines())]
+
+    assert [window for _, window in windows(12)] == [sample[4] for sample in event["samples"]]
+    assert len(windows(12)) == 4 and len(windows(8)) == 8
+    shutil.rmtree(tmp_path / "second" / "15")  # resumed, and not saved since
+    assert [window for _, window in windows(12)] == [sample[4] for sample in event["samples"]]
 
 
 def run_two_nodes(root: Path, config: Path, *, succeeds: bool = True) -> str:
