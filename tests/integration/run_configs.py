@@ -100,9 +100,9 @@ def start_over(before: Path, root: Path) -> None:
 
 
 def is_worth_a_kill(operations: list[str], point: int) -> bool:
-    """Whether a name changes here or beside; of making, flushing and deleting many files, every seventh is enough."""
+    """Whether a name changes here or beside; of making, flushing and deleting many files, every eleventh is enough."""
     near = operations[max(0, point - 1) : point + 2]
-    return point % 7 == 0 or "rename" in near or "replace" in near
+    return point % 11 == 0 or "rename" in near or "replace" in near
 
 
 def save_in_a_child(loop: Any, fatal: int | None) -> list[str]:

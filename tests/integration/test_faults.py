@@ -283,9 +283,9 @@ def test_a_disk_without_room_for_even_the_outcome_hides_no_reason_and_harms_no_c
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     data = tiny_config(saved, checkpoints__checkpoints_path=str(disk), checkpoints__resume_checkpoint_path="auto")
-    data["tokens"]["train_steps"] = 20
+    data["tokens"]["train_steps"] = data["checkpoints"]["checkpoint_interval"] = 40
     file = write_config(tmp_path / "run.yaml", data)
-    # One page stays free, and the next line of metrics.jsonl takes it.
+    # One page stays free; lines of metrics.jsonl take it, and the rest of the 30 finds none.
     script = f"""
         mount -t tmpfs -o size=2m tmpfs {disk} && cp -r {saved}/plain/. {disk} || exit 99
         head -c $((8192 - 100)) /dev/zero | tr '\\0' ' ' > {disk}/metrics.jsonl
