@@ -147,8 +147,8 @@ def checkpoints_per_node(config: Config) -> str | None:
     if not keeps_checkpoints_per_node(config):
         return None
     return (
-        "checkpoints.checkpoints_path_is_shared_file_system: false, so every node keeps its own checkpoints and a "
-        "resume needs the same nodes; set it to true if all nodes see the folder"
+        "checkpoints.checkpoints_path_is_shared_file_system: false; unless the nodes turn out to see one folder, every "
+        "node keeps its own checkpoints and a resume needs the same nodes"
     )
 
 

@@ -53,7 +53,7 @@ def newest_sound_step(root: Path) -> int | None:
     for step in reversed(list_steps(root)):
         try:
             verify(step_folder(root, step))
-        except (InputError, VerificationError):
+        except (InputError, VerificationError, OSError):
             continue
         return step
     return None

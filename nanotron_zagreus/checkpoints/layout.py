@@ -4,6 +4,7 @@
     <root>/<step>/config.yaml, model_config.json, checkpoint_metadata.json, manifest.json
     <root>/<step>/{model, optimizer, lr_scheduler, random}/…
     <root>/.saving-<step>/                 a step being written; never read
+    <root>/.replaced-<step>/               a step that is being replaced; `recovery` brings it back
     <root>/STOP, <root>/SAVE               requests to the running trainer
     <root>/outcome.json                    how the last run ended
 
@@ -44,9 +45,24 @@ def saving_folder(root: Path, step: int) -> Path:
     return root / f".saving-{step}"
 
 
+def replaced_folder(root: Path, step: int) -> Path:
+    """Return where a step that is saved again stays until the new one has its name."""
+    return root / f".replaced-{step}"
+
+
+def node_token(root: Path, launch: str, node: int) -> Path:
+    """Return the file by which the nodes of a launch find out whether they see one folder."""
+    return root / f".node-{launch}-{node}"
+
+
 def is_step_folder(path: Path) -> bool:
     """Tell whether ``path`` is one step's folder rather than a root of many."""
     return path.is_dir() and (path / MODEL_CONFIG_FILE).is_file()
+
+
+def step_number(path: Path) -> int | None:
+    """Return the step that a folder's name stands for, or None: whether the folder is there or whole or not."""
+    return int(path.name) if _STEP.fullmatch(path.name) else None
 
 
 def list_steps(root: Path) -> list[int]:

@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: what it must hold, byte for byte.
 
-Written last; a folder without one is not ours or not whole. Upstream's checkpoints have none, and are
-read without this protection.
+Written last, with a hash of itself; a folder without one is not ours or not whole. Upstream's checkpoints have
+none, and are read without this protection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nanotron_zagreus.checkpoints.layout import (
 )
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 
-FORMAT = 1
+FORMAT = 2
 WEIGHT_FILES = ("model/", CONFIG_FILE, MODEL_CONFIG_FILE, METADATA_FILE)
 """What a reader of the weights alone needs: for `only` of :func:`verify`."""
 _MAX_MANIFEST_BYTES = 256 * 1024 * 1024
@@ -54,8 +54,15 @@ def write_manifest(folder: Path, files: Iterable[FileRecord], facts: dict[str, A
         facts: step, samples, data state, topology, versions: JSON-able.
     """
     ordered = sorted((asdict(record) for record in files), key=lambda record: record["path"])
-    text = json.dumps({"format": FORMAT, **facts, "files": ordered}, indent=1, sort_keys=True)
+    content = {"format": FORMAT, **facts, "files": ordered}
+    text = json.dumps({**content, "sha256": _own_hash(content)}, indent=1, sort_keys=True)
     replace_durably(folder / MANIFEST_FILE, text.encode())
+
+
+def _own_hash(content: dict[str, Any]) -> str:
+    """Return the hash of everything the manifest says but this hash, whatever the spaces and the order."""
+    plain = json.loads(json.dumps({name: value for name, value in content.items() if name != "sha256"}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -63,7 +70,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         MissingInputError: there is none.
-        InputError: it is no manifest, or names a path outside the folder.
+        InputError: it is no manifest, of another format, or names a path outside the folder.
+        VerificationError: it was changed after it was written.
     """
     path = folder / MANIFEST_FILE
     if path.is_symlink() or not path.is_file():
@@ -76,9 +84,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable as a manifest ({error}); the checkpoint is damaged") from error
     if manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}")
+        raise InputError(
+            f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}, whose manifest protects itself; "
+            "go on with the version that wrote it, or from its weights with model.init_method.path"
+        )
     for record in files:
         _refuse_outside(folder, record.path, path)
+    if manifest.get("sha256") != _own_hash(manifest):
+        raise VerificationError(f"checkpoint {folder} is damaged: {MANIFEST_FILE}: content differs from its own hash")
     return manifest
 
 

@@ -10,14 +10,14 @@ Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanotron_zagreus.checkpoints.shard_metadata import Box, SlicePair, box_shape, covers_exactly
-from nanotron_zagreus.checkpoints.tensor_file import write_tensors
+from nanotron_zagreus.checkpoints.tensor_file import nobody_listens, write_tensors
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def write_optimizer_shard(
     states: Mapping[str, Mapping[str, torch.Tensor]],
     placements: Mapping[str, Placement],
     adam_steps: Mapping[str, int],
+    beat: Callable[[], None] = nobody_listens,
 ) -> tuple[int, str]:
     """Write one rank's part, durably; return the file's size in bytes and its sha256.
 
@@ -79,13 +80,14 @@ def write_optimizer_shard(
         states: parameter name -> kind -> flat tensor of the placement's span.
         placements: parameter name -> placement.
         adam_steps: parameter name -> updates that Adam has made to it.
+        beat: called after every chunk written.
     """
     tensors = {f"{kind}/{name}": t for name, kinds in states.items() for kind, t in kinds.items()}
     metadata = {
         _PLACEMENTS: json.dumps({name: placement.to_json() for name, placement in placements.items()}),
         _STEPS: json.dumps(dict(adam_steps)),
     }
-    return write_tensors(path, tensors, metadata)
+    return write_tensors(path, tensors, metadata, beat)
 
 
 class OptimizerShards:

@@ -44,7 +44,8 @@ class GuardsSection:
     replica_check_interval: int = 1000
     """Steps between two comparisons of the weights across dp; 0: never."""
     hang_timeout_seconds: float = 600.0
-    """End the job, naming the rank, when no step is finished for so long; 0: wait for ever."""
+    """End the job, naming the rank, when nothing moves for so long: no part of a step, no piece of a file that is
+    written, no batch of a validation. 0: wait for ever."""
 
     def __post_init__(self) -> None:
         at_least("max_skipped_steps", self.max_skipped_steps, 0)

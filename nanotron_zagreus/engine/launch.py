@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import socket
+import time
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from nanotron_zagreus.errors import InputError
 
-PROCESS_GROUP_TIMEOUT_SECONDS = 1800
-"""How long a collective may wait for a missing rank. The watchdog ends a standing job earlier and names the rank."""
+SHORTEST_GROUP_TIMEOUT_SECONDS = 1800.0
+_WATCHDOG_SPEAKS_FIRST = 6
+"""A collective's own timeout names nobody, so it is this many times the watchdog's."""
+_FOR_EVER = timedelta(days=3650)
+
+_timeout = [timedelta(seconds=SHORTEST_GROUP_TIMEOUT_SECONDS)]
+_rounds = itertools.count()
 
 
 def world_size() -> int:
@@ -20,6 +30,26 @@ def world_size() -> int:
 def rank() -> int:
     """This process's rank, 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
+
+
+def process_started_at() -> float:
+    """Return when this process was started, in seconds since the epoch; elsewhere than on Linux, a little later."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])  # field 22, starttime
+    except (OSError, ValueError, IndexError):
+        return time.time() - time.process_time()
+    alive = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - alive
+
+
+def node() -> int:
+    """torchrun's number of the node that this rank runs on, 0 without torchrun."""
+    return int(os.environ.get("GROUP_RANK", "0"))
+
+
+def place_on_node() -> tuple[int, int]:
+    """Return which of its node's ranks this is, and how many the node has."""
+    return int(os.environ.get("LOCAL_RANK", "0")), local_world_size(default=1)
 
 
 def local_world_size(*, default: int) -> int:
@@ -35,10 +65,24 @@ def max_cuda_connections() -> str:
     return os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
 
 
-def start_process_group() -> None:
+def group_timeout(hang_timeout_seconds: float) -> timedelta:
+    """Return how long a collective may wait for a rank, longer than the watchdog waits; for ever when that does.
+
+    Args:
+        hang_timeout_seconds: `zagreus.guards.hang_timeout_seconds`.
+    """
+    if hang_timeout_seconds == 0:
+        return _FOR_EVER
+    return timedelta(seconds=max(SHORTEST_GROUP_TIMEOUT_SECONDS, _WATCHDOG_SPEAKS_FIRST * hang_timeout_seconds))
+
+
+def start_process_group(timeout: timedelta | None = None) -> None:
     """Start the default process group from torchrun's environment, once; without torchrun, a group of one.
 
     NCCL where there is CUDA, gloo elsewhere.
+
+    Args:
+        timeout: how long its collectives wait for a rank; None: the shortest that is ever used.
 
     Raises:
         InputError: this node has CUDA, but fewer devices than ranks.
@@ -46,6 +90,8 @@ def start_process_group() -> None:
     import torch
     from torch import distributed
 
+    if timeout is not None:
+        _timeout[0] = timeout
     if distributed.is_initialized():
         return
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
@@ -55,9 +101,28 @@ def start_process_group() -> None:
     if has_cuda:
         _check_devices(local_world_size(default=1), torch.cuda.device_count())
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group(
-        backend="nccl" if has_cuda else "gloo", timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
-    )
+    distributed.init_process_group(backend="nccl" if has_cuda else "gloo", timeout=timeout_of_groups())
+
+
+def timeout_of_groups() -> timedelta:
+    """Return the timeout of every group that is made beside the default one."""
+    return _timeout[0]
+
+
+def exchange(value: Any) -> list[Any]:
+    """Return what every rank gave, by rank; every rank calls it, once the process group is there.
+
+    It goes through the rendezvous store: neither the devices nor the network between them need to work yet.
+
+    Args:
+        value: JSON-able.
+    """
+    from torch import distributed
+
+    store = distributed.distributed_c10d._get_default_store()
+    name = f"zagreus/exchange/{next(_rounds)}"
+    store.set(f"{name}/{distributed.get_rank()}", json.dumps(value))
+    return [json.loads(store.get(f"{name}/{other}")) for other in range(distributed.get_world_size())]
 
 
 def _check_devices(num_ranks: int, num_devices: int) -> None:

@@ -16,8 +16,7 @@ import importlib.util
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from nanotron_zagreus.engine.groups import default_group_timeout
-from nanotron_zagreus.engine.launch import start_process_group
+from nanotron_zagreus.engine.launch import start_process_group, timeout_of_groups
 from nanotron_zagreus.engine.stand_ins import importable
 from nanotron_zagreus.errors import InputError
 
@@ -27,7 +26,7 @@ _MARK = "_zagreus_repair"
 def repair_what_both_have() -> None:
     """Run every repair of this module; `nanotron.trainer` can be imported by now."""
     start_process_group_on_any_device()
-    groups_wait_as_long_as_the_default_one()
+    groups_wait_longer_than_the_watchdog()
     collectives_on_leaf_parameters()
     wait_for_every_gradient_bucket()
     own_pipeline_state_per_batch()
@@ -84,14 +83,14 @@ def start_process_group_on_any_device() -> None:
     replace_once(dist, "initialize_torch_distributed", lambda original: _start_process_group)
 
 
-def groups_wait_as_long_as_the_default_one() -> None:
-    """Let collectives of the engine's groups wait as long as those of the default group.
+def groups_wait_longer_than_the_watchdog() -> None:
+    """Give every group the timeout that follows from the run's hang timeout.
 
-    distributed.py:16 (main: 18) gives every group 10 minutes (20), whatever the job was started with. Can go when it
-    takes the default group's timeout.
+    distributed.py:16 fixes 10 minutes (main: 18, 20 minutes), our default for the watchdog too: whichever came first
+    would end the job, and a collective names nobody. Can go when the timeout is an argument of the trainer.
     """
     dist = importlib.import_module("nanotron.distributed")
-    replace_once(dist, "new_group", _with_default_timeout)
+    replace_once(dist, "new_group", _with_our_timeout)
 
 
 def collectives_on_leaf_parameters() -> None:
@@ -172,10 +171,10 @@ def _start_process_group() -> bool:
     return True
 
 
-def _with_default_timeout(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_our_timeout(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def new_group(ranks: Any = None, **options: Any) -> Any:
-        return original(ranks, **{"timeout": default_group_timeout(), **options})
+    def new_group(*arguments: Any, **options: Any) -> Any:
+        return original(*arguments, **({"timeout": timeout_of_groups()} | options))
 
     return new_group
 

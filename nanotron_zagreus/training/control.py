@@ -7,6 +7,7 @@ all-reduce per step, on a CPU group, turns whatever reached one rank into the sa
 from __future__ import annotations
 
 import enum
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import distributed
 
 from nanotron_zagreus.checkpoints.layout import SAVE_FILE, STOP_FILE
-from nanotron_zagreus.engine.groups import default_group_timeout
+from nanotron_zagreus.engine import launch
 from nanotron_zagreus.training.signals import SignalRequests
 
 
@@ -40,7 +41,7 @@ class StepControl:
         self._root = root
         self._signals = signals
         self._looks_at_files = looks_at_files
-        self.group = distributed.new_group(backend="gloo", timeout=default_group_timeout())
+        self.group = distributed.new_group(backend="gloo", timeout=launch.timeout_of_groups())
         self.reason = ""
 
     def agree(self, *, is_writing: bool = False) -> tuple[Request, bool]:
@@ -48,13 +49,15 @@ class StepControl:
 
         Sets ``reason`` where the request came in.
         """
-        request = Request.NONE
+        request, self.reason = Request.NONE, ""
         if self._looks_at_files:
             request = self._requested_by_file()
         if self._signals.received is not None:
             request, self.reason = Request.STOP, f"{self._signals.received} on rank {distributed.get_rank()}"
         decision = torch.tensor([int(request), int(is_writing)])
         distributed.all_reduce(decision, op=distributed.ReduceOp.MAX, group=self.group)
+        if int(decision[0]) != request:
+            self.reason = ""  # another rank asked for more
         return Request(int(decision[0])), bool(decision[1])
 
     def shared_reason(self) -> str:
@@ -64,10 +67,21 @@ class StepControl:
         return next((reason for reason in reasons if reason), "")
 
     def clear_files(self, *names: str) -> None:
-        """Remove request files, once they are carried out or found stale."""
+        """Remove request files, once they are carried out."""
         if self._looks_at_files:
             for name in names or (STOP_FILE, SAVE_FILE):
                 (self._root / name).unlink(missing_ok=True)
+
+    def clear_stale_files(self) -> None:
+        """Remove request files that were meant for an earlier run; those written while this one started stay."""
+        if not self._looks_at_files:
+            return
+        started_at = launch.process_started_at()
+        for name in (STOP_FILE, SAVE_FILE):
+            path = self._root / name
+            if path.exists() and path.stat().st_mtime < started_at:
+                print(f"zagreus: {path}: older than this run, removed", file=sys.stderr)
+                path.unlink(missing_ok=True)
 
     def _requested_by_file(self) -> Request:
         for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):

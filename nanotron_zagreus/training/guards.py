@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import distributed
 
-from nanotron_zagreus.errors import WorkError
+from nanotron_zagreus.errors import WorkError, agreed
+
+_CHECKSUM_CHUNK = 1 << 22
+"""Elements summed at once: their 8-byte copies must fit beside the model."""
 
 
 class NonFiniteGuard:
@@ -58,10 +61,13 @@ class NonFiniteGuard:
         if skipped is None:
             skipped = self.in_a_row()
         if skipped > self._max_in_a_row:
-            raise WorkError(
-                f"step {step}: the gradient norm was not finite in the last {skipped} steps "
-                f"(zagreus.guards.max_skipped_steps is {self._max_in_a_row}); their samples are in metrics.jsonl, "
-                "look at them with `zagreus replay`, and resume from an earlier checkpoint with a lower learning rate"
+            raise agreed(
+                WorkError(
+                    f"step {step}: the gradient norm was not finite in the last {skipped} steps "
+                    f"(zagreus.guards.max_skipped_steps is {self._max_in_a_row}); their samples are in metrics.jsonl, "
+                    "look at them with `zagreus replay`, and resume from an earlier checkpoint with a lower learning "
+                    "rate"
+                )
             )
 
 
@@ -98,8 +104,12 @@ def checksum(parameters: Iterable[torch.Tensor]) -> int:
     total = 0
     for index, parameter in enumerate(parameters):
         bits = parameter.detach().flatten().view(torch.int16 if parameter.element_size() == 2 else torch.int32)
-        places = torch.arange(1, bits.numel() + 1, device=bits.device) * (2 * index + 1)
-        total = (total + int((bits.to(torch.int64) * places).sum())) & (2**64 - 1)
+        sums = []
+        for start in range(0, bits.numel(), _CHECKSUM_CHUNK):
+            chunk = bits[start : start + _CHECKSUM_CHUNK].to(torch.int64)
+            places = torch.arange(start + 1, start + chunk.numel() + 1, device=bits.device) * (2 * index + 1)
+            sums.append((chunk * places).sum())
+        total = (total + sum(int(part) for part in sums)) & (2**64 - 1)
     return total
 
 
@@ -113,19 +123,24 @@ def check_replicas(parameters: Iterable[torch.Tensor], dp_group: Any, step: int,
         world: a group of all ranks.
 
     Raises:
-        WorkError: a replica's weights differ from those of most others; it is named.
+        WorkError: a replica's weights differ from those of most others, and it is named; without a majority, all are.
     """
     mine = checksum(parameters)
     sums: list[Any] = [None] * dp_group.size()
     distributed.all_gather_object(sums, mine, group=dp_group)
     usual = max(set(sums), key=sums.count)
+    if 2 * sums.count(usual) <= len(sums) and len(set(sums)) > 1:
+        usual = None  # no majority: who is wrong cannot be told
     odd = [distributed.get_global_rank(dp_group, i) for i, value in enumerate(sums) if value != usual]
     found: list[Any] = [None] * distributed.get_world_size(world)
     distributed.all_gather_object(found, odd, group=world)
     if different := sorted({rank for ranks in found for rank in ranks}):
-        raise WorkError(
-            f"step {step}: the weights of ranks {different} differ from the other replicas' "
-            "(hardware fault or lost synchronisation); resume from the last checkpoint without their nodes"
+        raise agreed(
+            WorkError(
+                f"step {step}: the weights of ranks {different} differ from those of the other replicas, or from one "
+                "another where there is no majority (hardware fault or lost synchronisation); resume from the last "
+                "checkpoint without their nodes"
+            )
         )
 
 

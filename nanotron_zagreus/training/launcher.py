@@ -60,7 +60,7 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
     except (InputError, VerificationError, WorkError) as error:
         if debug:
             traceback.print_exc()
-        if is_first or not isinstance(error, InputError):
+        if is_first or not error.agreed:
             print(f"zagreus: {error}", file=sys.stderr, flush=True)
         kinds = ((InputError, EXIT_BAD_INPUT), (VerificationError, EXIT_VERIFICATION))
         return next((code for kind, code in kinds if isinstance(error, kind)), EXIT_FAILED)

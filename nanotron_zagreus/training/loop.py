@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from torch import distributed
 
 from nanotron_zagreus.checkpoints import layout
-from nanotron_zagreus.checkpoints.outcome import Outcome, Why, write_outcome
+from nanotron_zagreus.checkpoints.outcome import Outcome, Why, read_outcome, write_outcome
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.data.loader import StepLoader
 from nanotron_zagreus.data.mixture import Mixture
@@ -46,7 +48,7 @@ class TrainingLoop:
         self.ranks = layout_of(self.trainer.parallel_context, shared_file_system=shared)
         self.signals = SignalRequests()
         self.control = StepControl(self.root, self.signals, looks_at_files=self.ranks.is_leader)
-        self.saver = CheckpointSaver(self._state, self.ranks, self.control.group)
+        self.saver = CheckpointSaver(self._state, self.ranks, self.control.group, beat=lambda: self.watchdog.beat())
         self.saver.newest = resume.folder if resume else None
         self.reports = StepReports(self.trainer, mixture)
         self.loader = self._open_loader()
@@ -56,6 +58,7 @@ class TrainingLoop:
             world_size=distributed.get_world_size(),
             timeout_seconds=config.zagreus.guards.hang_timeout_seconds,
         )
+        self.trainer.at = lambda place: self.watchdog.at(f"step {self.trainer.iteration_step}: {place}")
         if resume is not None and not restore_random_state(resume, self.ranks):
             self.trainer.say("The topology changed: random states start anew from the seed (the model draws none)")
 
@@ -67,20 +70,15 @@ class TrainingLoop:
         """
         first = self.trainer.start_iteration_step + 1
         failed_together = False
-        self.control.clear_files()
+        self.control.clear_stale_files()
         self.saver.clear_leftovers(self.root)
         self._report("running", first - 1)
         try:
             with self.signals, self.watchdog:
                 return self._steps(first)
-        except WorkError as error:
-            # All ranks raise it together, so the save under way can still be completed together.
-            failed_together = True
-            self._complete_pending_save()
-            self._report("failed", self.trainer.iteration_step, str(error))
-            raise
         except Exception as error:
-            self._report("failed", self.trainer.iteration_step, f"{type(error).__name__}: {error}")
+            failed_together = isinstance(error, WorkError) and error.agreed
+            self._report_failure(error)
             raise
         finally:
             self.loader.close()
@@ -132,7 +130,7 @@ class TrainingLoop:
 
     def _validate(self, step: int) -> None:
         self.reports.flush()
-        self.watchdog.at(f"step {step}: validation")
+        self.watchdog.at(f"step {step}: validation")  # and again for every batch
         for result in validate(self.trainer, self.mixture):
             figures = {"source": result.source, "loss": result.loss, "perplexity": result.perplexity}
             self.reports.write_event(
@@ -171,8 +169,28 @@ class TrainingLoop:
         newest = self.saver.newest
         outcome = Outcome(why=why, step=step, checkpoint=None if newest is None else str(newest), reason=reason)
         if self.ranks.is_leader:
-            write_outcome(self.root, outcome)
+            self._write(outcome)
         return outcome
+
+    def _report_failure(self, error: Exception) -> None:
+        """Complete what can be completed, and leave the reason in outcome.json as far as this rank can."""
+        step, newest = self.trainer.iteration_step, self.saver.newest
+        if isinstance(error, WorkError) and error.agreed:
+            self._complete_pending_save()
+            self._report("failed", step, str(error))
+            return
+        # The other ranks know nothing of it, and fail only because this one leaves: the first reason is the cause.
+        before = read_outcome(self.root)
+        if before is None or before.why != "failed":
+            text = f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
+            checkpoint = None if newest is None else str(newest)
+            self._write(Outcome(why="failed", step=step, checkpoint=checkpoint, reason=text))
+
+    def _write(self, outcome: Outcome) -> None:
+        try:
+            write_outcome(self.root, outcome)
+        except OSError as error:  # a full disk must not hide why the run ends
+            print(f"zagreus: {self.root}: the outcome ({outcome.why}) cannot be written: {error}", file=sys.stderr)
 
     def _state(self) -> TrainingState:
         return self.trainer.training_state(self.mixture.state(self.trainer.iteration_step))

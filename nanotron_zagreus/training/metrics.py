@@ -17,6 +17,7 @@ from typing import Any
 
 from nanotron_zagreus.checkpoints.layout import METRICS_FILE
 from nanotron_zagreus.config import Config
+from nanotron_zagreus.training.line_file import LineFile
 
 _UNITS = ("", "K", "M", "B", "T", "P", "E")
 
@@ -113,7 +114,7 @@ class MetricsWriter:
     def __init__(self, config: Config) -> None:
         root = config.checkpoints.checkpoints_path
         root.mkdir(parents=True, exist_ok=True)
-        self._file = (root / METRICS_FILE).open("a", encoding="utf-8")
+        self._file = LineFile(root / METRICS_FILE)
         self._tensorboard = _open_tensorboard(root) if config.zagreus.tracking.tensorboard else None
         self._wandb = _open_wandb(config) if config.zagreus.tracking.wandb else None
 
@@ -130,8 +131,7 @@ class MetricsWriter:
 
     def write_event(self, event: dict[str, Any]) -> None:
         """Append one line of JSON, on disk when this returns as far as the process is concerned."""
-        self._file.write(json.dumps(event) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps(event))
 
     def close(self) -> None:
         """Flush and close everything."""

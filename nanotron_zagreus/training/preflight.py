@@ -1,22 +1,25 @@
 """Everything about a run that can be refused before any engine, process group or GPU is there.
 
 `zagreus train` asks before it starts the ranks, and every rank asks again, since torchrun and Slurm start ranks
-without it. Nothing here makes a folder.
+without it. Nothing here makes a folder; a step whose replacement was interrupted gets its name back.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints import layout
+from nanotron_zagreus.checkpoints.recovery import restore_replaced
 from nanotron_zagreus.checkpoints.starting_weights import find_starting_weights
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.config.checks import check_world_size
 from nanotron_zagreus.data.mixture import Mixture, open_mixture
-from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.engine.launch import rank
+from nanotron_zagreus.errors import InputError, VerificationError
 from nanotron_zagreus.training.resume_point import ResumePoint, find_resume_point
 
 
@@ -41,16 +44,30 @@ def check_before_start(config: Config, num_ranks: int) -> Start:
 
     Raises:
         InputError: wrong launch, missing package, unfit checkpoint, weights or data, a folder that cannot be written.
+        VerificationError: the checkpoint's descriptions are damaged, and no older one is wanted instead.
     """
     check_world_size(config, num_ranks)
     _check_extras(config)
-    resume = find_resume_point(config)
-    if resume is None and layout.list_steps(config.checkpoints.checkpoints_path):
+    root = config.checkpoints.checkpoints_path
+    if (restored := restore_replaced(root)) and rank() == 0:
+        print(f"zagreus: {root}: a save was interrupted, the steps {restored} are back as they were", file=sys.stderr)
+    resume = _resume_point(config)
+    if config.checkpoints.resume_checkpoint_path is None and layout.list_steps(root):
         _refuse_overwriting(config)
     weights = None if resume is not None else find_starting_weights(config)
     mixture = open_mixture(config, progress=resume.data_state if resume else None)
-    _check_writable(config.checkpoints.checkpoints_path)
+    _check_writable(root)
     return Start(resume, weights, mixture)
+
+
+def _resume_point(config: Config) -> ResumePoint | None:
+    """Return the checkpoint to go on from, None also where it is damaged and an older one will do."""
+    try:
+        return find_resume_point(config)
+    except (InputError, VerificationError):
+        if not config.zagreus.checkpoints.fallback_to_newest_sound:
+            raise
+        return None
 
 
 def _check_extras(config: Config) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from torch import distributed
 
-from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.engine import launch
+from nanotron_zagreus.errors import InputError, agreed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def layout_of(parallel_context: Any, *, shared_file_system: bool) -> RankLayout:
     Raises:
         InputError: without a shared file system, a replica's ranks sit on several nodes.
     """
-    rank, node = distributed.get_rank(), int(os.environ.get("GROUP_RANK", "0"))
+    rank, node = distributed.get_rank(), launch.node()
     groups = [getattr(parallel_context, name) for name in ("pp_pg", "dp_pg", "tp_pg")]
     pp, dp, tp = (distributed.get_rank(group) for group in groups)
     places: list[Any] = [None] * distributed.get_world_size()
@@ -52,9 +52,12 @@ def layout_of(parallel_context: Any, *, shared_file_system: bool) -> RankLayout:
         nodes = {place[1]: {p[0] for p in places if p[1] == place[1]} for place in places}
         spread = [replica for replica, where in nodes.items() if len(where) > 1]
         if spread:
-            raise InputError(
-                f"checkpoints.checkpoints_path_is_shared_file_system: false, but replica {spread[0]} (tp x pp ranks) "
-                f"sits on nodes {sorted(nodes[spread[0]])}; each node would save only a part; use a shared file system"
+            raise agreed(
+                InputError(
+                    f"checkpoints.checkpoints_path_is_shared_file_system: false, but replica {spread[0]} (tp x pp "
+                    f"ranks) sits on nodes {sorted(nodes[spread[0]])}; each node would save only a part; use a shared "
+                    "file system"
+                )
             )
         here = [place for place in places if place[0] == node]
         is_leader = rank == min(place[4] for place in here)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
-from nanotron_zagreus.config import load_config
+from nanotron_zagreus.checkpoints import layout, manifest
+from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.data.mixture import open_mixture
-from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.errors import InputError, VerificationError
 
 
 def replay_step(config_file: str | Path, step: int, *, tokenizer: str | None, max_tokens: int, as_json: bool) -> None:
@@ -20,8 +24,8 @@ def replay_step(config_file: str | Path, step: int, *, tokenizer: str | None, ma
         max_tokens: tokens decoded of each sample.
         as_json: print one JSON object per sample instead, with all its tokens.
     """
-    config = load_config(config_file)
-    mixture = open_mixture(config)
+    config, progress = _as_trained(load_config(config_file), step)
+    mixture = open_mixture(config, progress=progress)
     ids = mixture.samples_of_step(step)
     tokens = mixture.read(ids)
     decode = None if as_json and tokenizer is None else _decoder(tokenizer or config.tokenizer.tokenizer_name_or_path)
@@ -40,6 +44,27 @@ def replay_step(config_file: str | Path, step: int, *, tokenizer: str | None, ma
             text = decode(row[:max_tokens].tolist())
             print(f"[{position}] {place['stage']} | {place['shard']} window {sample.window} epoch {sample.epoch}")
             print(f"  {text!r}")
+
+
+def _as_trained(config: Config, step: int) -> tuple[Config, dict[str, Any] | None]:
+    """Return arguments for `open_mixture` with what checkpoints record of the steps up to ``step``.
+
+    A run that was resumed with another batch drew its earlier samples in steps of another size; only its checkpoints
+    know. The record of the first one after the step is the whole history, and nothing later.
+    """
+    root = config.checkpoints.checkpoints_path
+    saved = layout.list_steps(root)
+    ordered = [s for s in saved if s >= step] + [s for s in reversed(saved) if s < step]
+    folders = [layout.step_folder(root, number) for number in ordered]
+    wanted = config.checkpoints.resume_checkpoint_path
+    if wanted is not None and str(wanted) != "auto":
+        with contextlib.suppress(InputError):
+            folders.append(layout.resolve_checkpoint(wanted))
+    accepting = dataclasses.replace(config, zagreus=dataclasses.replace(config.zagreus, accept_changed_batch=True))
+    for folder in folders:
+        with contextlib.suppress(InputError, VerificationError):
+            return accepting, manifest.read_manifest(folder)["data"]
+    return config, None
 
 
 def _decoder(name: str):  # type: ignore[no-untyped-def]

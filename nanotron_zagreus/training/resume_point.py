@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.checkpoints import layout, manifest
 from nanotron_zagreus.config import Config, load_config
-from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 
 _MODEL_KEYS = (
     "hidden_size",
@@ -33,28 +36,58 @@ class ResumePoint:
     samples_per_step: int
     data_state: dict[str, Any]
     topology: dict[str, int]
+    note: str = ""
+    """What a user should know about the choice."""
 
 
-def find_resume_point(config: Config, wanted: Path | None = None) -> ResumePoint | None:
+def find_resume_point(config: Config) -> ResumePoint | None:
     """Return the checkpoint that the configuration resumes from, or None for a fresh run.
 
-    Reads the manifest only; whether the files are what it says is checked by `manifest.verify`.
-
-    Args:
-        config: the run.
-        wanted: a step's folder to take instead of the configuration's path.
+    Reads its descriptions only; whether all files are what the manifest says is checked by `manifest.verify`.
 
     Raises:
         InputError: the path does not exist, is no whole checkpoint of this project, or does not fit the run.
+        VerificationError: its descriptions are damaged.
     """
-    wanted = wanted or config.checkpoints.resume_checkpoint_path
+    point = wanted_point(config)
+    if point is not None:
+        check_fits(config, point)
+    return point
+
+
+def wanted_point(config: Config) -> ResumePoint | None:
+    """Return what `find_resume_point` does, whether it fits the run or not."""
+    wanted = config.checkpoints.resume_checkpoint_path
     if wanted is None:
         return None
+    if str(wanted) != "auto":
+        return read_point(layout.resolve_checkpoint(wanted))
+    root = config.checkpoints.checkpoints_path
+    if layout.read_latest(root) is None and layout.list_steps(root):
+        return _newest_whole(root)
+    return read_point(layout.resolve_checkpoint(root)) if layout.read_latest(root) is not None else None
+
+
+def older_steps(config: Config) -> tuple[Path, list[int]]:
+    """Return the folder of the wanted checkpoint, and the steps in it that are older than that one, ascending."""
+    wanted = config.checkpoints.resume_checkpoint_path
+    assert wanted is not None, "there is nothing older than no checkpoint"
     if str(wanted) == "auto":
         wanted = config.checkpoints.checkpoints_path
-        if layout.read_latest(wanted) is None and not layout.list_steps(wanted):
-            return None
-    folder = layout.resolve_checkpoint(wanted)
+    if (step := layout.step_number(wanted)) is not None:
+        root = wanted.parent
+    else:
+        root, step = wanted, layout.read_latest(wanted)
+    return root, [number for number in layout.list_steps(root) if step is None or number < step]
+
+
+def read_point(folder: Path) -> ResumePoint:
+    """Return what a step's folder says about itself.
+
+    Raises:
+        InputError: it is no whole checkpoint of this project.
+        VerificationError: one of its descriptions is damaged.
+    """
     try:
         facts = manifest.read_manifest(folder)
     except MissingInputError as error:
@@ -62,7 +95,9 @@ def find_resume_point(config: Config, wanted: Path | None = None) -> ResumePoint
             f"{error}. A checkpoint of another program cannot be resumed; train from its weights with "
             f"model.init_method.path: {folder}"
         ) from error
-    point = ResumePoint(
+    manifest.verify(folder, only=(layout.CONFIG_FILE, layout.MODEL_CONFIG_FILE, layout.METADATA_FILE))
+    _compare_counters(folder, facts)
+    return ResumePoint(
         folder=folder,
         step=int(facts["step"]),
         consumed_samples=int(facts["consumed_samples"]),
@@ -70,12 +105,36 @@ def find_resume_point(config: Config, wanted: Path | None = None) -> ResumePoint
         data_state=facts["data"],
         topology={name: int(size) for name, size in facts["topology"].items()},
     )
-    _check_fits(config, point)
-    return point
 
 
-def _check_fits(config: Config, point: ResumePoint) -> None:
-    """Refuse a resume whose model or length contradicts the checkpoint."""
+def _compare_counters(folder: Path, facts: dict[str, Any]) -> None:
+    """Refuse a manifest that counts otherwise than the engine's own metadata."""
+    metas = json.loads((folder / layout.METADATA_FILE).read_text(encoding="utf-8"))["metas"]
+    for ours, theirs in (("step", "last_train_step"), ("consumed_samples", "consumed_train_samples")):
+        if facts[ours] != metas[theirs]:
+            raise VerificationError(
+                f"checkpoint {folder} is damaged: {layout.MANIFEST_FILE} says {ours} {facts[ours]}, "
+                f"{layout.METADATA_FILE} says {theirs} {metas[theirs]}"
+            )
+
+
+def _newest_whole(root: Path) -> ResumePoint:
+    """Return the newest step with a readable manifest: a run that died before its first latest.txt leaves one."""
+    for step in reversed(layout.list_steps(root)):
+        with contextlib.suppress(InputError, VerificationError):
+            point = read_point(layout.step_folder(root, step))
+            return dataclasses.replace(
+                point, note=f"{root}: no {layout.LATEST_FILE} there, going on from the newest whole step, {step}"
+            )
+    return read_point(layout.resolve_checkpoint(root))  # refuses, and says what is there
+
+
+def check_fits(config: Config, point: ResumePoint) -> None:
+    """Refuse a resume whose model or length contradicts the checkpoint.
+
+    Raises:
+        InputError: naming the field and both values.
+    """
     if config.tokens.train_steps < point.step:
         raise InputError(
             f"tokens.train_steps: got {config.tokens.train_steps}, but {point.folder} has already trained "

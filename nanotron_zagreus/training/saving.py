@@ -7,7 +7,6 @@ only then does latest.txt move, and only then do old checkpoints go.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import threading
@@ -19,11 +18,12 @@ from typing import Any
 
 from torch import distributed
 
-from nanotron_zagreus.checkpoints import layout
+from nanotron_zagreus.checkpoints import layout, recovery
 from nanotron_zagreus.checkpoints.inventory import delete_step, steps_to_prune
 from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
+from nanotron_zagreus.checkpoints.tensor_file import nobody_listens
 from nanotron_zagreus.engine.bringup import current
-from nanotron_zagreus.errors import WorkError
+from nanotron_zagreus.errors import WorkError, agreed
 from nanotron_zagreus.training.guards import all_finite
 from nanotron_zagreus.training.ranks import RankLayout
 from nanotron_zagreus.training.snapshot import Snapshot, SnapshotTaker, TrainingState
@@ -44,17 +44,26 @@ class _Pending:
 class CheckpointSaver:
     """Saves this rank's part of one checkpoint after another; every rank makes the same calls."""
 
-    def __init__(self, state_of: Callable[[], TrainingState], ranks: RankLayout, group: Any) -> None:
+    def __init__(
+        self,
+        state_of: Callable[[], TrainingState],
+        ranks: RankLayout,
+        group: Any,
+        *,
+        beat: Callable[[], None] = nobody_listens,
+    ) -> None:
         """Prepare.
 
         Args:
             state_of: returns the live state when a save begins.
             ranks: this rank's duties.
             group: a process group of all ranks on the CPU.
+            beat: told of every chunk written.
         """
         self._state_of = state_of
         self._ranks = ranks
         self._group = group
+        self._beat = beat
         self._taker = SnapshotTaker(ranks)
         self._pending: _Pending | None = None
         self._deleting: threading.Thread | None = None
@@ -62,10 +71,8 @@ class CheckpointSaver:
 
     def clear_leftovers(self, root: Path) -> None:
         """Remove what interrupted saves and deletions left behind in ``root``."""
-        if self._ranks.is_leader and root.is_dir():
-            for entry in os.scandir(root):
-                if entry.name.startswith((".saving-", ".replaced-", ".deleting-")) and not entry.is_symlink():
-                    shutil.rmtree(entry.path, ignore_errors=True)
+        if self._ranks.is_leader:
+            recovery.clear_leftovers(root)
 
     def begin(self) -> None:
         """Snapshot the state and start to write it; a save still under way is completed first.
@@ -81,10 +88,12 @@ class CheckpointSaver:
         snapshot = self._taker.take(state)
         self._pending = pending
         if state.config.zagreus.checkpoints.background:
-            pending.thread = threading.Thread(target=_write, args=(pending, snapshot), name="zagreus-saver")
+            pending.thread = threading.Thread(
+                target=_write, args=(pending, snapshot, self._beat), name="zagreus-saver", daemon=True
+            )
             pending.thread.start()
         else:
-            _write(pending, snapshot)
+            _write(pending, snapshot, self._beat)
         self._keeping = state.config.zagreus.checkpoints
 
     @property
@@ -150,7 +159,9 @@ class CheckpointSaver:
         if errors:
             if self._ranks.is_leader:
                 shutil.rmtree(aside, ignore_errors=True)
-            raise WorkError(f"saving {aside.parent} failed, earlier checkpoints are untouched: {'; '.join(errors)}")
+            raise agreed(
+                WorkError(f"saving {aside.parent} failed, earlier checkpoints are untouched: {'; '.join(errors)}")
+            )
         return [value for value, _ in gathered]
 
 
@@ -176,13 +187,14 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _write(pending: _Pending, snapshot: Snapshot) -> None:
+def _write(pending: _Pending, snapshot: Snapshot, beat: Callable[[], None]) -> None:
     try:
         if not all_finite(snapshot.weight_tensors()):
             raise ValueError("the weights hold NaN or infinity; nothing non-finite is saved")
-        pending.records = snapshot.write(pending.aside)
+        pending.records = snapshot.write(pending.aside, beat)
         for folder in sorted({(pending.aside / record.path).parent for record in pending.records}):
             _sync_up_to(folder, pending.aside)
+            beat()
     except Exception as error:  # raised on all ranks by finish()
         pending.error = f"{type(error).__name__}: {error}"
 
@@ -204,11 +216,15 @@ def _complete(pending: _Pending, files: list[FileRecord]) -> None:
     """Write the manifest and give the folder its name."""
     write_manifest(pending.aside, files, pending.facts)
     final = pending.final
-    replaced = final.with_name(f".replaced-{final.name}")
+    replaced = layout.replaced_folder(final.parent, int(final.name))
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
-    pending.aside.rename(final)
+    try:
+        pending.aside.rename(final)
+    except OSError:
+        recovery.restore_replaced(final.parent)
+        raise
     layout.sync_folder(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,21 @@ class Snapshot:
         """Return the copied weights."""
         return [weight.tensor for weight in self.weights]
 
-    def write(self, folder: Path) -> list[FileRecord]:
-        """Write every file durably below ``folder`` and return their records."""
+    def write(self, folder: Path, beat: Callable[[], None]) -> list[FileRecord]:
+        """Write every file durably below ``folder`` and return their records.
+
+        Args:
+            folder: the checkpoint's, while it is written.
+            beat: called after every chunk.
+        """
         records = [_write_text(folder, Path(name), text) for name, text in self.texts.items()]
         for weight in self.weights:
-            written = write_tensors(_place(folder, weight.path), {"data": weight.tensor}, weight.metadata)
+            written = write_tensors(_place(folder, weight.path), {"data": weight.tensor}, weight.metadata, beat)
             records.append(_record(weight.path, written))
         if self.optimizer is not None:
             held = self.optimizer
             path = _place(folder, held.path)
-            written = write_optimizer_shard(path, held.states, held.placements, held.adam_steps)
+            written = write_optimizer_shard(path, held.states, held.placements, held.adam_steps, beat)
             records.append(_record(held.path, written))
         written = write_random_state(_place(folder, self.random_path), self.random_state)
         return [*records, _record(self.random_path, written)]

@@ -6,7 +6,7 @@ schedule. This subclass decides where parameters come from, what a step does, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,8 @@ class ZagreusTrainer(DistributedTrainer):
         self.start_iteration_step = self.iteration_step = resume.step if resume else 0
         self.consumed_train_samples = resume.consumed_samples if resume else 0
         self.clock = StepClock()
+        self.at: Callable[[str], None] = lambda place: None
+        """Told where in a step this rank is; the watchdog listens."""
         self.guard = NonFiniteGuard(run.zagreus.guards.max_skipped_steps, self.device)
         self.pipeline_engine = self.config.parallelism.pp_engine
         self.pipeline_engine.nb_microbatches = self.n_micro_batches_per_batch
@@ -140,7 +142,9 @@ class ZagreusTrainer(DistributedTrainer):
         The loss is on the ranks of the last pipeline stage only; `self.grad_norm_unclipped` is on all.
         """
         self.engine.check_before_forward(self)
+        self.at("reading data")
         micro_batches = [next(dataloader) for _ in range(self.n_micro_batches_per_batch)]
+        self.at("forward and backward")
         outputs = self.pipeline_engine.train_batch_iter(
             model=self.model,
             pg=self.parallel_context.pp_pg,
@@ -148,6 +152,7 @@ class ZagreusTrainer(DistributedTrainer):
             nb_microbatches=self.n_micro_batches_per_batch,
             grad_accumulator=self.grad_accumulator,
         )
+        self.at("reducing gradients and updating")
         self._reduce_gradients()
         self.grad_norm_unclipped = self._clip_gradients()
         self.engine.check_before_update(self)

@@ -57,6 +57,7 @@ def validate(trainer: Any, mixture: Mixture) -> list[SourceLoss]:
     for source, ids in sorted(windows.items()):
         sums = torch.zeros(2, dtype=torch.float64, device=trainer.device)
         for start in range(0, len(ids), rows):
+            trainer.at(f"validation on {mixture.sources[source].folder.name}")
             mine = ids[start + first_row : start + min(rows, first_row + config.micro_batch_size)]
             sums += _loss_sum(trainer, mixture, mine, config.micro_batch_size)
         if trainer.has_last_stage:

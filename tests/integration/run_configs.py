@@ -2,20 +2,25 @@
 
 Arguments are `FILE` or `MODE:FILE`, or `MODE:OPTION:FILE`:
     resave           resume what the file says and save at once, without a step between
-    kill-points      resume, then interrupt a save at each of its write points and check what is left
+    kill-points      resume, then kill a save at its write points and check what is left
     nan:STEPS@RANK   make the loss of the steps (comma-separated) NaN on one rank
     drift:STEP@RANK  change a weight after a step on one rank
     fused-loss       take the loss as on a GPU, a chunk's elementwise work compiled
     uneven-masks     let each row count as many labels as its first token says, from 1 to all
     file-limit:BYTES let no file grow beyond so many bytes, as on a full disk
+    bad-data:STEP@RANK  let one rank find a bad token while a save is written
+    slow-then-hung:STEP@RANK  write files and validate slowly, and let a rank's data not come from a step on
     slow-save:FLAG   a save takes two minutes while the file FLAG exists, as on an overloaded file system
     late-nan:STEPS@RANK   as nan, with figures read one step late, as on a GPU
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -25,17 +30,13 @@ from typing import Any
 import torch
 from torch import distributed
 
-from nanotron_zagreus.checkpoints import layout, manifest
+from nanotron_zagreus.checkpoints import layout, manifest, recovery
 from nanotron_zagreus.config import load_config
 from nanotron_zagreus.data.mixture import open_mixture
 from nanotron_zagreus.engine.bringup import bring_up
 from nanotron_zagreus.engine.launch import start_process_group
 from nanotron_zagreus.training.resume_point import find_resume_point
 from nanotron_zagreus.training.run import run_training
-
-
-class Interrupted(BaseException):
-    """Ends a save where a SIGKILL would: no error handling of the saver sees it."""
 
 
 def resumed_loop(config_file: str) -> Any:
@@ -57,50 +58,107 @@ def resave(config_file: str) -> None:
     loop.loader.close()
 
 
-def interrupt_at_every_write_point(config_file: str) -> None:
-    """Save step 6 again and again, interrupted one write point later each time, until a save gets through."""
-    loop = resumed_loop(config_file)
-    root = loop.root
-    loop.trainer.iteration_step = 6
-    real = {name: getattr(os, name) for name in ("fsync", "rename", "replace", "mkdir")}
-    points = 0
-    while True:
-        left = [points]
+def kill_at_write_points(config_file: str) -> None:
+    """Save again and again in a child that is killed at another write point each time.
 
-        def interrupting(name: str, left: list[int] = left) -> Any:
+    The first checkpoint of a folder, one beside others, one that replaces itself, one after which others are pruned.
+    """
+    loop = resumed_loop(config_file)
+    root, keeping = loop.root, loop.config.zagreus.checkpoints
+    before = root.with_name("before")
+    points = {}
+    for name, steps, step, keep_last in (
+        ("first", [], 5, None), ("beside", [5], 6, None), ("again", [5, 6], 6, None), ("pruning", [5, 6], 7, 1),
+    ):  # fmt: skip
+        object.__setattr__(keeping, "keep_last", keep_last)
+        shutil.rmtree(before, ignore_errors=True)
+        shutil.copytree(root, before)
+        for number in layout.list_steps(before):
+            if number not in steps:
+                shutil.rmtree(before / str(number))
+        (before / "latest.txt").unlink(missing_ok=True)
+        if steps:
+            layout.write_latest(before, steps[-1])
+        loop.trainer.iteration_step = step
+        loop.trainer.consumed_train_samples = 8 * step
+        start_over(before, root)
+        operations = save_in_a_child(loop, None)
+        points[name] = [point for point in range(len(operations)) if is_worth_a_kill(operations, point)]
+        for point in points[name]:
+            start_over(before, root)
+            save_in_a_child(loop, point)
+            check_what_is_left(loop, steps, step, was_killed=True)
+        start_over(before, root)
+        save_in_a_child(loop, None)
+        check_what_is_left(loop, steps, step, was_killed=False)
+    (root / "points").write_text(json.dumps(points))
+    loop.loader.close()
+
+
+def start_over(before: Path, root: Path) -> None:
+    """Make the checkpoints folder what it was before the save."""
+    shutil.rmtree(root)
+    shutil.copytree(before, root)
+
+
+def is_worth_a_kill(operations: list[str], point: int) -> bool:
+    """Whether a name changes here or beside; of making, flushing and deleting many files, every eleventh is enough."""
+    near = operations[max(0, point - 1) : point + 2]
+    return point % 11 == 0 or "rename" in near or "replace" in near
+
+
+def save_in_a_child(loop: Any, fatal: int | None) -> list[str]:
+    """Save in a fork of this process, which SIGKILL ends at a write point; return the points it came to."""
+    log = loop.root.with_name("operations")
+    log.write_text("")
+    child = os.fork()
+    if child == 0:
+        seen = []
+
+        def killing(name: str, real: Any) -> Any:
             def call(*arguments: Any, **options: Any) -> Any:
-                if left[0] == 0:
-                    raise Interrupted
-                left[0] -= 1
-                return real[name](*arguments, **options)
+                if len(seen) == fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                seen.append(name)
+                return real(*arguments, **options)
 
             return call
 
+        # The threads of the process group did not come along; a group of one needs none.
+        distributed.all_gather_object = lambda found, mine, group: found.__setitem__(0, mine)
         try:
-            for name in real:
-                setattr(os, name, interrupting(name))
+            for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir"):
+                setattr(os, name, killing(name, getattr(os, name)))
             loop.saver.begin()
             loop.saver.finish()
-            finished = True
-        except Interrupted:
-            finished = False
+            loop.saver.wait_for_deletions()
+            log.write_text(" ".join(seen))
+            os._exit(0)
         finally:
-            for name, function in real.items():
-                setattr(os, name, function)
-        loop.saver._pending = None
-        newest = layout.resolve_checkpoint(root)
-        manifest.verify(newest)
-        for step in layout.list_steps(root):
-            manifest.verify(layout.step_folder(root, step))
-        assert manifest.verify(layout.step_folder(root, 5))
-        if finished:
-            break
-        points += 1
-    assert newest.name == "6"
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert status == (0 if fatal is None else signal.SIGKILL), status
+    return log.read_text().split()
+
+
+def check_what_is_left(loop: Any, steps: list[int], step: int, *, was_killed: bool) -> None:
+    """Start again as a run would, and check that nothing is lost, half there or left behind."""
+    root = loop.root
+    recovery.restore_replaced(root)
+    config = dataclasses.replace(
+        loop.config, checkpoints=dataclasses.replace(loop.config.checkpoints, resume_checkpoint_path=Path("auto"))
+    )
+    point = find_resume_point(config)
     loop.saver.clear_leftovers(root)
-    assert not [entry for entry in root.iterdir() if entry.name.startswith(".") and entry.is_dir()]
-    (root / "points").write_text(str(points))
-    loop.loader.close()
+    assert was_killed or (point is not None and point.step == step)
+    assert point is None or point.step in {step, *steps[-1:]}
+    assert point is not None or not steps
+    assert {*layout.list_steps(root)} >= ({point.step} if point else set())
+    if loop.config.zagreus.checkpoints.keep_last is None:
+        assert {*layout.list_steps(root)} >= set(steps)
+    for number in layout.list_steps(root):
+        manifest.verify(layout.step_folder(root, number))
+    assert not [entry.name for entry in root.iterdir() if entry.name.startswith(".")]
 
 
 def poison(option: str, config_file: str) -> None:
@@ -198,12 +256,59 @@ def with_slow_saves(flag: str, config_file: str) -> None:
 
     write = Snapshot.write
 
-    def slow(self: Any, folder: Path) -> Any:
+    def slow(self: Any, folder: Path, beat: Any) -> Any:
         if Path(flag).exists():
             time.sleep(120)
-        return write(self, folder)
+        return write(self, folder, beat)
 
     Snapshot.write = slow
+    run_training(config_file)
+
+
+def find_bad_data(option: str, config_file: str) -> None:
+    from nanotron_zagreus.errors import WorkError
+    from nanotron_zagreus.training.loop import ZagreusTrainer
+
+    step, rank = option.split("@")
+    sync, run_step = os.fsync, ZagreusTrainer.run_step
+
+    def slow_sync(descriptor: int) -> None:
+        time.sleep(0.2)
+        sync(descriptor)
+
+    def bad_token() -> Any:
+        raise WorkError("x.ds: holds token 65535 in window 300")
+        yield
+
+    def checked(self: Any, number: int, batches: Any) -> Any:
+        is_bad = number == int(step) and distributed.get_rank() == int(rank)
+        return run_step(self, number, bad_token() if is_bad else batches)
+
+    os.fsync, ZagreusTrainer.run_step = slow_sync, checked
+    run_training(config_file)
+
+
+def slow_then_hung(option: str, config_file: str) -> None:
+    from nanotron_zagreus.training import validation
+    from nanotron_zagreus.training.loop import ZagreusTrainer
+
+    step, rank = option.split("@")
+    sync, score, run_step = os.fsync, validation._loss_sum, ZagreusTrainer.run_step
+
+    def slow_sync(descriptor: int) -> None:
+        if distributed.get_rank() == 0:
+            time.sleep(0.2)
+        sync(descriptor)
+
+    def slow_score(*arguments: Any) -> Any:
+        time.sleep(1.0)
+        return score(*arguments)
+
+    def hung(self: Any, number: int, batches: Any) -> Any:
+        is_hung = number == int(step) and distributed.get_rank() == int(rank)
+        return run_step(self, number, (time.sleep(600) for _ in range(1)) if is_hung else batches)
+
+    os.fsync, validation._loss_sum, ZagreusTrainer.run_step = slow_sync, slow_score, hung
     run_training(config_file)
 
 
@@ -215,7 +320,7 @@ def main() -> None:
         elif mode[0] == "resave":
             resave(config_file)
         elif mode[0] == "kill-points":
-            interrupt_at_every_write_point(config_file)
+            kill_at_write_points(config_file)
         elif mode[0] == "uneven-masks":
             with_uneven_masks(config_file)
         elif mode[0] == "fused-loss":
@@ -224,7 +329,7 @@ def main() -> None:
             bring_up()
             start_process_group()
             modes = {"nan": poison, "drift": drift, "file-limit": with_file_limit, "slow-save": with_slow_saves}
-            modes["late-nan"] = poison_late
+            modes |= {"late-nan": poison_late, "slow-then-hung": slow_then_hung, "bad-data": find_bad_data}
             modes[mode[0]](mode[1], config_file)
     distributed.barrier()
     distributed.destroy_process_group()

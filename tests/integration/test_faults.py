@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +30,12 @@ from nanotron_zagreus.checkpoints.outcome import read_outcome
 from nanotron_zagreus.config import load_config
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 from nanotron_zagreus.training.resume_point import find_resume_point
+from nanotron_zagreus.training.signals import SECOND_SIGNAL_SECONDS
 
 pytestmark = pytest.mark.integration
 
 DP2 = {"parallelism__dp": 2, "tokens__batch_accumulation_per_replica": 2}
+DP1 = {"parallelism__dp": 1, "tokens__batch_accumulation_per_replica": 4}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +116,7 @@ def long_run(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
         kill_everything(process)
 
 
-def test_a_save_interrupted_at_any_write_point_leaves_whole_checkpoints_only(saved: Path, tmp_path: Path) -> None:
+def test_a_save_killed_at_its_write_points_leaves_whole_checkpoints_only(saved: Path, tmp_path: Path) -> None:
     overrides = {
         "checkpoints__resume_checkpoint_path": str(saved / "plain" / "5"),
         "checkpoints__checkpoints_path": str(tmp_path / "run"),
@@ -123,7 +127,10 @@ def test_a_save_interrupted_at_any_write_point_leaves_whole_checkpoints_only(sav
     second = tiny_config(saved, **{**overrides, "checkpoints__resume_checkpoint_path": str(tmp_path / "run" / "5")})
     launch([f"kill-points:{write_config(tmp_path / 'second.yaml', second)}"], num_processes=1)
     # Every file is made, flushed, and its folder too; the manifest, the rename and latest.txt come after.
-    assert int((tmp_path / "run" / "points").read_text()) > 30
+    points = json.loads((tmp_path / "run" / "points").read_text())
+    assert len(points["first"]) > 15
+    assert len(points["again"]) > len(points["beside"])  # the old step is set aside, then deleted
+    assert len(points["pruning"]) > len(points["beside"])
 
 
 def test_saving_in_the_background_changes_no_byte(saved: Path) -> None:
@@ -152,17 +159,18 @@ def test_a_finished_run_says_so(saved: Path) -> None:
 
 
 def test_damage_in_any_file_is_found_before_loading(saved: Path, tmp_path: Path) -> None:
-    for record in manifest.read_manifest(saved / "plain" / "5")["files"]:
+    files = [record["path"] for record in manifest.read_manifest(saved / "plain" / "5")["files"]]
+    for name in [*files, layout.MANIFEST_FILE]:
         copy = tmp_path / "copy"
         subprocess.run(["cp", "-r", str(saved / "plain" / "5"), str(copy)], check=True)
-        path = copy / record["path"]
+        path = copy / name
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-        with pytest.raises(VerificationError, match=re.escape(record["path"])):
+        with pytest.raises((VerificationError, InputError), match=re.escape(name)):
             manifest.verify(copy)
         path.write_bytes(content[: len(content) // 2])
-        with pytest.raises(VerificationError, match=re.escape(record["path"])):
+        with pytest.raises((VerificationError, InputError), match=re.escape(name)):
             manifest.verify(copy)
         subprocess.run(["rm", "-r", str(copy)], check=True)
 
@@ -185,6 +193,120 @@ def test_a_damaged_checkpoint_is_refused_or_the_one_before_taken_as_configured(s
     again = {r["path"]: r["sha256"] for r in manifest.read_manifest(root / "10")["files"]}
     assert all(again[r["path"]] == r["sha256"] for r in reference if r["path"] != "config.yaml")
     assert not canary.exists()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def change_counter(path: Path) -> None:
+    path.write_text(path.read_text().replace('"consumed_samples": 80', '"consumed_samples": 90'))
+
+
+DAMAGES = {
+    "manifest.json cut": lambda step: cut(step / "manifest.json"),
+    "manifest.json changed": lambda step: change_counter(step / "manifest.json"),
+    "manifest.json missing": lambda step: (step / "manifest.json").unlink(),
+    "config.yaml cut": lambda step: cut(step / "config.yaml"),
+    "model_config.json missing": lambda step: (step / "model_config.json").unlink(),
+    "checkpoint_metadata.json cut": lambda step: cut(step / "checkpoint_metadata.json"),
+    "optimizer cut": lambda step: cut(next((step / "optimizer").iterdir())),
+}
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process be the only rank of a launch."""
+    from nanotron_zagreus.training import agreement, resume_choice
+
+    for module in (agreement, resume_choice):
+        monkeypatch.setattr(module, "exchange", lambda value: [value])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("wanted", ["auto", "step"])
+def test_whatever_is_damaged_an_older_sound_step_is_taken_or_none(
+    wanted: str, damage: str, saved: Path, tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.training.resume_choice import choose_resume_point
+
+    root = tmp_path / "run"
+    shutil.copytree(saved / "plain", root)
+    shutil.copytree(saved / "final" / "12", root / "12")  # of a branch that was given up
+    DAMAGES[damage](root / "10")
+    path = "auto" if wanted == "auto" else str(root / "10")
+    data = tiny_config(saved, checkpoints__checkpoints_path=str(root), checkpoints__resume_checkpoint_path=path)
+    with pytest.raises((VerificationError, InputError)):
+        choose_resume_point(load_config(write_config(tmp_path / "strict.yaml", data)))
+    data["zagreus"]["checkpoints"] = {"fallback_to_newest_sound": True}
+    config = load_config(write_config(tmp_path / "fallback.yaml", data))
+    point = choose_resume_point(config)
+    assert point is not None and point.step == 5
+    assert "going on from step 5" in capsys.readouterr().err
+    cut(root / "5" / "config.yaml")
+    with pytest.raises(VerificationError, match="No older step"):
+        choose_resume_point(config)
+
+
+def test_a_fallback_does_not_hide_that_the_run_does_not_fit(saved: Path, tmp_path: Path, alone: None) -> None:
+    from nanotron_zagreus.training.resume_choice import choose_resume_point
+
+    data = tiny_config(saved, checkpoints__resume_checkpoint_path=str(saved / "plain"), tokens__train_steps=9)
+    data["zagreus"]["checkpoints"] = {"fallback_to_newest_sound": True}
+    with pytest.raises(InputError, match="train_steps"):
+        choose_resume_point(load_config(write_config(tmp_path / "c.yaml", data)))
+
+
+def test_auto_takes_the_newest_whole_step_of_a_run_killed_before_its_first_latest_file(
+    saved: Path, tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.training.resume_choice import choose_resume_point
+
+    root = tmp_path / "run"
+    shutil.copytree(saved / "plain", root)
+    (root / "latest.txt").unlink()
+    data = tiny_config(saved, checkpoints__checkpoints_path=str(root), checkpoints__resume_checkpoint_path="auto")
+    config = load_config(write_config(tmp_path / "c.yaml", data))
+    point = choose_resume_point(config)
+    assert point is not None and point.step == 10
+    assert "no latest.txt" in capsys.readouterr().err
+    (root / "10" / "manifest.json").unlink()
+    point = choose_resume_point(config)
+    assert point is not None and point.step == 5
+
+
+def test_a_disk_without_room_for_even_the_outcome_hides_no_reason_and_harms_no_checkpoint(
+    saved: Path, tmp_path: Path
+) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here: unshare -m needs root")
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    data = tiny_config(saved, checkpoints__checkpoints_path=str(disk), checkpoints__resume_checkpoint_path="auto")
+    data["tokens"]["train_steps"] = data["checkpoints"]["checkpoint_interval"] = 40
+    file = write_config(tmp_path / "run.yaml", data)
+    # One page stays free; lines of metrics.jsonl take it, and the rest of the 30 finds none.
+    script = f"""
+        mount -t tmpfs -o size=2m tmpfs {disk} && cp -r {saved}/plain/. {disk} || exit 99
+        head -c $((8192 - 100)) /dev/zero | tr '\\0' ' ' > {disk}/metrics.jsonl
+        head -c 10m /dev/zero > {disk}/fill 2> /dev/null
+        truncate -s -4096 {disk}/fill
+        {sys.executable} -m nanotron_zagreus.training --config-file {file}
+        code=$?; rm {disk}/fill; cp -r {disk} {kept}; exit $code
+    """
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", script], env=launch_environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode == 99:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr}")
+    assert done.returncode == 1, done.stderr
+    assert "earlier checkpoints are untouched: rank 0: OSError: OSError: [Errno 28]" in done.stderr
+    assert "the outcome (failed) cannot be written" in done.stderr
+    assert done.stderr.count("lines are left out") == 1
+    assert "Traceback" not in done.stderr
+    assert layout.list_steps(kept) == [5, 10] and layout.read_latest(kept) == 10
+    assert manifest.verify(kept / "5") and manifest.verify(kept / "10")
+    assert not [entry.name for entry in kept.iterdir() if entry.name.startswith(".saving")]
 
 
 def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(saved: Path, tmp_path: Path) -> None:
@@ -277,7 +399,7 @@ def test_a_second_signal_aborts_at_once(long_run: tuple[Path, subprocess.Popen[s
     os.kill(ranks[0], signal.SIGSTOP)
     time.sleep(0.5)  # the other rank now waits in a collective, outside Python
     os.kill(ranks[1], signal.SIGUSR1)
-    time.sleep(3.3)
+    time.sleep(SECOND_SIGNAL_SECONDS + 1.0)
     os.kill(ranks[1], signal.SIGUSR1)
     os.kill(ranks[0], signal.SIGCONT)
     output, _ = process.communicate(timeout=60)
@@ -305,6 +427,45 @@ def test_a_standing_rank_ends_the_job_and_is_named(long_run: tuple[Path, subproc
     assert time.monotonic() - started < 30
 
 
+def test_a_killed_rank_ends_the_job_and_is_named(long_run: tuple[Path, subprocess.Popen[str]]) -> None:
+    _, process = long_run
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert re.search(r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9", output), output
+
+
+def test_one_ranks_bad_data_ends_the_job_at_once_and_says_why(saved: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    config = tiny_config(saved, **DP2, checkpoints__checkpoints_path=str(root))
+    config["zagreus"]["guards"] = {"hang_timeout_seconds": 60.0}
+    done = launch([f"bad-data:7@1:{write_config(tmp_path / 'run.yaml', config)}"], num_processes=2, check=False)
+    assert done.returncode != 0
+    assert "no progress" not in done.stderr
+    outcome = read_outcome(root)
+    assert outcome is not None and outcome.why == "failed"
+    assert outcome.reason == "rank 1: WorkError: x.ds: holds token 65535 in window 300"
+    assert layout.list_steps(root) == []
+
+
+def test_slow_saves_and_validations_go_on_and_a_rank_without_data_ends_the_job_and_is_named(
+    saved: Path, tmp_path: Path
+) -> None:
+    held_out = {"zagreus__validation_windows_per_source": 16, "tokens__limit_val_batches": 6}
+    config = tiny_config(saved, **DP2, **held_out, tokens__val_check_interval=4)
+    root = tmp_path / "run"
+    config["checkpoints"] |= {"checkpoints_path": str(root), "checkpoint_interval": 3}
+    config["zagreus"] |= {"guards": {"hang_timeout_seconds": 4.0}, "checkpoints": {"background": False}}
+    done = launch([f"slow-then-hung:5@1:{write_config(tmp_path / 'run.yaml', config)}"], num_processes=2, check=False)
+    assert done.returncode != 0
+    assert set(read_losses(root)) == {1, 2, 3, 4}
+    assert [event["iteration"] for event in read_events(root, "validation")] == [4, 4]
+    assert layout.list_steps(root) == [3]
+    assert re.search(
+        r"rank 1 is at step 5: reading data|rank 1: no progress for .* at step 5: reading data", done.stderr
+    )
+
+
 LATE = {
     "checkpoints__checkpoint_interval": 5,
     "tokens__val_check_interval": 4,
@@ -323,24 +484,20 @@ def poisoned(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "skip": {},
         "fused": {"optimizer__optimizer_factory": {"torch_adam_is_fused": True}},
         "bf16": {"model__dtype": "bfloat16", "optimizer__accumulate_grad_in_fp32": True},
+        "tp": {"parallelism__tp": 2, **DP1},
+        "pp": {"parallelism__pp": 2, **DP1},
         "late": LATE,
         "in-time": LATE,
     }.items():
         folder = {"checkpoints__checkpoints_path": str(root / name)}
-        config = tiny_config(saved, **DP2, **{"checkpoints__checkpoint_interval": 1, **overrides}, **folder)
-        files[name] = write_config(root / f"{name}.yaml", config)
-    launch(
-        [
-            files["clean"],
-            *(f"nan:7@1:{files[name]}" for name in ("skip", "fused", "bf16", "in-time")),
-            f"late-nan:7@1:{files['late']}",
-        ],
-        num_processes=2,
-    )
+        options = DP2 | {"checkpoints__checkpoint_interval": 1} | overrides
+        files[name] = write_config(root / f"{name}.yaml", tiny_config(saved, **options, **folder))
+    poisoned_files = [f"nan:7@1:{files[name]}" for name in ("skip", "fused", "bf16", "tp", "pp", "in-time")]
+    launch([files["clean"], *poisoned_files, f"late-nan:7@1:{files['late']}"], num_processes=2)
     return root
 
 
-@pytest.mark.parametrize("name", ["skip", "fused", "bf16"])
+@pytest.mark.parametrize("name", ["skip", "fused", "bf16", "tp", "pp"])
 def test_a_nan_on_one_rank_skips_the_step_on_all(name: str, poisoned: Path) -> None:
     def state(step: int) -> dict[str, str]:
         files = manifest.read_manifest(poisoned / name / str(step))["files"]

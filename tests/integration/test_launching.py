@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import REPOSITORY, launch, launch_environment, read_losses, tiny_config, write_config
+from tiny_runs import REPOSITORY, launch, launch_environment, read_events, read_losses, tiny_config, write_config
 
 from nanotron_zagreus.checkpoints import layout, manifest
 from nanotron_zagreus.checkpoints.outcome import read_outcome
@@ -122,8 +123,34 @@ def test_replay_shows_the_samples_a_step_trained_on(tmp_path: Path) -> None:
     assert all(len(row["tokens"]) == 33 for row in rows)
 
 
-def run_two_nodes(root: Path, config: Path) -> None:
-    """Run two agents of one rank each, in folders of their own: nothing they write is shared."""
+def test_replay_knows_the_batch_that_a_step_was_trained_with(tmp_path: Path) -> None:
+    first = write_config(tmp_path / "first.yaml", tiny_config(tmp_path))
+    data = tiny_config(
+        tmp_path,
+        checkpoints__resume_checkpoint_path=str(tmp_path / "checkpoints" / "10"),
+        checkpoints__checkpoints_path=str(tmp_path / "second"),
+        tokens__batch_accumulation_per_replica=2,
+        tokens__train_steps=15,
+    )
+    data["zagreus"]["accept_changed_batch"] = True
+    second = write_config(tmp_path / "second.yaml", data)
+    launch([first, f"nan:12@0:{second}"], num_processes=1)
+    (event,) = read_events(tmp_path / "second", "skipped_step")
+
+    def windows(step: int) -> list[tuple[str, int]]:
+        command = [*ZAGREUS, "replay", "--config-file", str(second), "--step", str(step), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [(row["stage"], row["window"]) for row in map(json.loads, done.stdout.splitlines())]
+
+    assert [window for _, window in windows(12)] == [sample[4] for sample in event["samples"]]
+    assert len(windows(12)) == 4 and len(windows(8)) == 8
+    shutil.rmtree(tmp_path / "second" / "15")  # resumed, and not saved since
+    assert [window for _, window in windows(12)] == [sample[4] for sample in event["samples"]]
+
+
+def run_two_nodes(root: Path, config: Path, *, succeeds: bool = True) -> str:
+    """Run two agents of one rank each, in folders of their own: nothing they write there is shared; return the logs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -143,9 +170,9 @@ def run_two_nodes(root: Path, config: Path) -> None:
                 text=True,
             )
         )
-    for agent in agents:
-        output, _ = agent.communicate(timeout=120)
-        assert agent.returncode == 0, output
+    outputs = [agent.communicate(timeout=120)[0] for agent in agents]
+    assert [agent.returncode == 0 for agent in agents] == [succeeds] * 2, outputs
+    return "\n".join(outputs)
 
 
 def test_nodes_without_a_shared_file_system_each_keep_a_whole_checkpoint(tmp_path: Path) -> None:
@@ -172,3 +199,20 @@ def test_nodes_without_a_shared_file_system_each_keep_a_whole_checkpoint(tmp_pat
         for node in ("node0", "node1")
     ]
     assert digests[0] == digests[1]
+    # A node is replaced by one that never trained.
+    shutil.rmtree(tmp_path / "node1" / "checkpoints")
+    output = run_two_nodes(tmp_path, tmp_path / "second.yaml", succeeds=False)
+    assert output.count("the nodes found different checkpoints (step 10 on rank") == 1
+
+
+def test_nodes_that_see_one_folder_keep_one_checkpoint_in_it_where_none_was_promised(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, parallelism__dp=2, tokens__batch_accumulation_per_replica=2)
+    config["checkpoints"]["checkpoints_path_is_shared_file_system"] = False
+    config["tokens"]["train_steps"] = 6
+    del config["data_stages"][1]
+    run_two_nodes(tmp_path, write_config(tmp_path / "run.yaml", config))
+    root = tmp_path / "checkpoints"
+    assert layout.read_latest(root) == 5
+    files = [record.path for record in manifest.verify(root / "5")]
+    assert sum(name.startswith("random/") for name in files) == 2
+    assert not [entry.name for entry in root.iterdir() if entry.name.startswith(".")]

@@ -97,6 +97,30 @@ def test_an_unreadable_manifest_is_one_clear_error(text: str, tmp_path: Path) ->
         manifest.read_manifest(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"consumed_samples": 41}, {"data": {"stages": [{"legs": [[7, 4, 8]]}]}}, {"files": []}, {"sha256": "0" * 64}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_manifest_that_was_changed_is_found_by_its_own_hash(change: dict[str, object], tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "5", {"data": {"stages": [{"legs": [[7, 0, 8]]}]}})
+    content = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(content))  # other spaces say the same
+    assert len(manifest.verify(folder)) == 4
+    (folder / "manifest.json").write_text(json.dumps(content | change))
+    with pytest.raises(VerificationError, match=r"manifest\.json"):
+        manifest.read_manifest(folder)
+
+
+def test_a_manifest_without_its_hash_is_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "5")
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["sha256"]
+    (folder / "manifest.json").write_text(json.dumps(content | {"format": 1}))
+    with pytest.raises(InputError, match="format 1, this version reads 2"):
+        manifest.read_manifest(folder)
+
+
 def test_a_checkpoint_without_manifest_is_not_taken(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "5")
     (folder / "manifest.json").unlink()

@@ -101,12 +101,12 @@ def test_every_group_waits_as_long_as_the_default_one(
     """Otherwise a collective may give up before the watchdog has named the rank that is missing."""
     from nanotron import distributed as dist
 
-    from nanotron_zagreus.engine.groups import default_group_timeout
+    from nanotron_zagreus.engine import launch
     from nanotron_zagreus.training import control
 
-    assert default_group_timeout() == timeout_of(torch.distributed.group.WORLD)
-    assert timeout_of(dist.new_group(ranks=[0])) == default_group_timeout()
-    monkeypatch.setattr(control, "default_group_timeout", lambda: timedelta(seconds=4321))
+    assert launch.timeout_of_groups() == timeout_of(torch.distributed.group.WORLD)
+    monkeypatch.setattr(launch, "_timeout", [timedelta(seconds=4321)])
+    assert timeout_of(dist.new_group(ranks=[0])) == timedelta(seconds=4321)
     ours = control.StepControl(tmp_path, control.SignalRequests(), looks_at_files=True)
     assert timeout_of(ours.group) == timedelta(seconds=4321)
 

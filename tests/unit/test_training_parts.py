@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,83 @@ def test_a_checksum_changes_with_any_bit_and_with_order(engine: Any) -> None:
     assert checksum([changed, second]) != base
     assert checksum([first.flip(0), second]) != base
     assert checksum([first.clone(), second.clone()]) == base
+
+
+def test_a_checksum_does_not_depend_on_how_the_tensor_is_cut(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanotron_zagreus.training import guards
+
+    tensors = [torch.randn(11, 7), torch.randn(5).bfloat16()]
+    whole = guards.checksum(tensors)
+    monkeypatch.setattr(guards, "_CHECKSUM_CHUNK", 3)
+    assert guards.checksum(tensors) == whole
+
+
+@pytest.mark.parametrize(("sums", "named"), [([7, 8], "[0, 1]"), ([7, 8, 7], "[1]"), ([7, 7, 8, 8], "[0, 1, 2, 3]")])
+def test_replicas_that_differ_are_named_and_all_of_them_without_a_majority(
+    sums: list[int], named: str, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron_zagreus.training import guards
+
+    class Group:
+        def size(self) -> int:
+            return len(sums)
+
+    def gather(found: list[Any], mine: Any, group: Any) -> None:
+        found[:] = sums if isinstance(mine, int) else [mine]
+
+    monkeypatch.setattr(guards.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(guards.distributed, "get_global_rank", lambda group, number: number)
+    with pytest.raises(WorkError, match=re.escape(f"ranks {named}")) as caught:
+        guards.check_replicas([], Group(), 8, None)
+    assert caught.value.agreed
+
+
+@pytest.mark.parametrize("age", ["older", "newer"])
+def test_a_request_older_than_the_run_is_removed_and_reported_and_a_newer_one_carried_out(
+    age: str, engine: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.engine.launch import process_started_at
+    from nanotron_zagreus.training.control import Request, StepControl
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    (tmp_path / "STOP").touch()
+    if age == "older":
+        long_ago = process_started_at() - 60
+        os.utime(tmp_path / "STOP", (long_ago, long_ago))
+    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
+    control.clear_stale_files()
+    assert ("older than this run, removed" in capsys.readouterr().err) == (age == "older")
+    assert control.agree()[0] == (Request.NONE if age == "older" else Request.STOP)
+
+
+def test_the_reason_of_a_stop_is_not_that_of_an_earlier_save(engine: Any, tmp_path: Path) -> None:
+    from nanotron_zagreus.training.control import Request, StepControl
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
+    (tmp_path / "SAVE").touch()
+    assert control.agree()[0] is Request.SAVE
+    control.clear_files()
+    assert control.agree()[0] is Request.NONE
+    assert control.shared_reason() == ""
+
+
+def test_lines_that_the_disk_refuses_are_left_out_whole_with_one_warning(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.training import line_file
+
+    lines = line_file.LineFile(tmp_path / "metrics.jsonl")
+    lines.append("first")
+    write = line_file.os.write
+    monkeypatch.setattr(line_file.os, "write", lambda descriptor, content: write(descriptor, content[:3]))
+    lines.append("second")
+    lines.append("third")
+    monkeypatch.undo()
+    lines.append("fourth")
+    lines.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == "first\nfourth\n"
+    assert capsys.readouterr().err.count("lines are left out") == 1
 
 
 def test_signals_become_one_request_and_handlers_are_restored(engine: Any) -> None:
