@@ -15,8 +15,8 @@ class FiguresRead:
     """Mean over the global batch's labels; None where this rank does not have it."""
     grad_norm: float
     """Before clipping."""
-    skipped_in_a_row: int
-    """Steps up to this one whose update was skipped, without a good one between."""
+    skipped: list[bool]
+    """Whether the update was skipped, of every step since figures were last made; this step's is the last."""
 
 
 class StepFigures:
@@ -31,7 +31,7 @@ class StepFigures:
         num_steps: int,
         loss: torch.Tensor | None,
         grad_norm: torch.Tensor,
-        skipped_in_a_row: torch.Tensor,
+        skipped: list[torch.Tensor],
     ) -> None:
         """Start the copy; on a GPU nothing waits for it here.
 
@@ -40,12 +40,13 @@ class StepFigures:
             consumed_samples: up to and with this step.
             learning_rate: the one the step used.
             num_steps: steps launched since figures were last made, this one included.
-            loss, grad_norm, skipped_in_a_row: scalars on the device.
+            loss, grad_norm: scalars on the device.
+            skipped: of every step since figures were last made, a scalar on the device.
         """
         self.step, self.consumed_samples = step, consumed_samples
         self.learning_rate, self.num_steps = learning_rate, num_steps
         self._has_loss = loss is not None
-        scalars = [grad_norm, skipped_in_a_row] if loss is None else [grad_norm, skipped_in_a_row, loss]
+        scalars = [grad_norm, grad_norm if loss is None else loss, *skipped]
         values = torch.stack([scalar.detach().to(torch.float32) for scalar in scalars])
         self._event: torch.cuda.Event | None = None
         if values.is_cuda:
@@ -64,5 +65,5 @@ class StepFigures:
         """Return the figures; waits until the device has come to them."""
         if self._event is not None:
             self._event.synchronize()
-        grad_norm, skipped, *loss = self._values.tolist()
-        return FiguresRead(loss[0] if self._has_loss else None, grad_norm, int(skipped))
+        grad_norm, loss, *skipped = self._values.tolist()
+        return FiguresRead(loss if self._has_loss else None, grad_norm, [bool(flag) for flag in skipped])

@@ -57,7 +57,12 @@ def _hand_to_optimizer(accumulator: Any) -> None:
 
 
 def clip_gradients(
-    named_parameters: Iterable[tuple[str, Any]], accumulator: Any | None, model_group: Any, max_norm: float | None
+    named_parameters: Iterable[tuple[str, Any]],
+    accumulator: Any | None,
+    model_group: Any,
+    max_norm: float | None,
+    *,
+    loss: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Scale all gradients so that their global norm is at most ``max_norm``; return the fp32 norm before.
 
@@ -68,6 +73,8 @@ def clip_gradients(
         accumulator: the engine's fp32 accumulator; None: gradients are the parameters' own.
         model_group: the ranks that hold one replica; a parameter they share counts once.
         max_norm: None: measure only.
+        loss: the step's, on the ranks that have it, the same on all replicas. A loss that is not finite can have
+            gradients that are (a label of probability 0): the norm is infinite then, on every rank.
     """
     rank = distributed.get_rank()
     named = list(named_parameters)
@@ -81,6 +88,8 @@ def clip_gradients(
         squares = torch.stack(torch._foreach_norm(counted, 2, dtype=torch.float32)).square().sum()
     else:
         squares = torch.zeros((), dtype=torch.float32, device=gradients[0].device)
+    if loss is not None:
+        squares = torch.where(torch.isfinite(loss), squares, torch.inf)
     distributed.all_reduce(squares, group=model_group)
     norm = squares.sqrt()
     if max_norm is not None:

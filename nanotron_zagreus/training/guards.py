@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,23 +15,23 @@ _CHECKSUM_CHUNK = 1 << 22
 
 
 class NonFiniteGuard:
-    """Skips the update of a step whose global gradient norm is not finite; counts such steps in a row.
+    """Skips the update of a step whose loss or global gradient norm is not finite; counts such steps in a row.
 
-    The norm has been reduced over every rank, so all ranks see the same value and decide alike. With a fused
-    optimizer the decision stays on the device: the kernel leaves parameters, moments and step counters alone
-    (torch's `found_inf`, made for gradient scaling), and no step waits for the host.
+    The norm has been reduced over every rank, and the loss is in it (see `gradients.clip_gradients`), so all ranks
+    see the same value and decide alike. With a fused optimizer the decision stays on the device: the kernel leaves
+    parameters, moments and step counters alone (torch's `found_inf`, made for gradient scaling), and no step waits
+    for the host, which reads what was decided when it reads a step's figures.
     """
 
-    def __init__(self, max_in_a_row: int, device: torch.device) -> None:
+    def __init__(self, max_in_a_row: int) -> None:
         self._max_in_a_row = max_in_a_row
-        self._in_a_row = torch.zeros((), device=device)
-        self._total = torch.zeros((), device=device)
+        self._in_a_row = 0
+        self._unread: list[torch.Tensor] = []
 
     def step(self, optimizer: Any, grad_norm: torch.Tensor) -> None:
         """Run ``optimizer.step()``, or nothing of it when ``grad_norm`` is not finite."""
         bad = (~torch.isfinite(grad_norm)).to(torch.float32)
-        self._in_a_row = (self._in_a_row + 1) * bad
-        self._total += bad
+        self._unread.append(bad)
         base = optimizer.get_base_optimizer()
         if all(group.get("fused") for group in base.param_groups):
             base.found_inf = bad
@@ -40,35 +40,36 @@ class NonFiniteGuard:
             optimizer.step()
 
     @property
-    def in_a_row_on_device(self) -> torch.Tensor:
-        """As :meth:`in_a_row`, a scalar on the device; later steps leave it alone."""
-        return self._in_a_row
+    def num_unread(self) -> int:
+        """Steps whose decision nobody has taken yet."""
+        return len(self._unread)
 
-    def in_a_row(self) -> int:
-        """Return how many steps up to the last were skipped without a good one between; waits for the device."""
-        return int(self._in_a_row)
+    def take_unread(self) -> list[torch.Tensor]:
+        """Return, for each step since the last call, a scalar on the device: 1 where the step was skipped, else 0."""
+        unread, self._unread = self._unread, []
+        return unread
 
-    def check(self, step: int, skipped: int | None = None) -> None:
+    def check(self, step: int, skipped: Sequence[bool]) -> None:
         """End the run when too many steps in a row were skipped; the same on every rank.
 
         Args:
-            step: the step looked at.
-            skipped: steps skipped in a row up to it; None: up to the last one, waiting for the device.
+            step: the last of the steps looked at.
+            skipped: whether each of them was skipped; every step is told once, in order.
 
         Raises:
             WorkError: more than `max_skipped_steps` in a row.
         """
-        if skipped is None:
-            skipped = self.in_a_row()
-        if skipped > self._max_in_a_row:
-            raise agreed(
-                WorkError(
-                    f"step {step}: the gradient norm was not finite in the last {skipped} steps "
-                    f"(zagreus.guards.max_skipped_steps is {self._max_in_a_row}); their samples are in metrics.jsonl, "
-                    "look at them with `zagreus replay`, and resume from an earlier checkpoint with a lower learning "
-                    "rate"
+        for number, is_skipped in enumerate(skipped, start=step + 1 - len(skipped)):
+            self._in_a_row = self._in_a_row + 1 if is_skipped else 0
+            if self._in_a_row > self._max_in_a_row:
+                raise agreed(
+                    WorkError(
+                        f"step {number}: the loss or the gradient norm was not finite in the last {self._in_a_row} "
+                        f"steps (zagreus.guards.max_skipped_steps is {self._max_in_a_row}); their samples are in "
+                        "metrics.jsonl, look at them with `zagreus replay`, and resume from an earlier checkpoint "
+                        "with a lower learning rate"
+                    )
                 )
-            )
 
 
 class SpikeNotice:

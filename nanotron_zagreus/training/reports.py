@@ -19,6 +19,9 @@ from nanotron_zagreus.training.guards import SpikeNotice
 from nanotron_zagreus.training.metrics import MetricsWriter, log_line
 from nanotron_zagreus.training.trainer import ZagreusTrainer
 
+_MOST_UNREAD = 256
+"""Steps after which the host looks whether some were skipped, however seldom steps are logged."""
+
 
 def reads_late(device: torch.device) -> bool:
     """Tell whether a step's figures are read only when the next step is launched."""
@@ -47,11 +50,11 @@ class StepReports:
             self._pending = self._trainer.step_figures(loss)
         if before is not None:
             self._report(before)
-        if not self._reads_late:
+        if not self._reads_late or self._trainer.guard.num_unread >= _MOST_UNREAD:
             self.flush()
 
     def flush(self) -> None:
-        """Report the step that has not been, if there is one; waits for the device.
+        """Report the step that has not been, if there is one, and skipped steps since; waits for the device.
 
         Raises:
             WorkError: as of :meth:`after_step`.
@@ -59,6 +62,10 @@ class StepReports:
         figures, self._pending = self._pending, None
         if figures is not None:
             self._report(figures)
+        if unread := self._trainer.guard.take_unread():
+            skipped = [bool(flag) for flag in torch.stack(unread).tolist()]
+            self._notice_skipped(self._trainer.iteration_step, skipped)
+            self._trainer.guard.check(self._trainer.iteration_step, skipped)
 
     def write_event(self, event: dict[str, Any], line: str) -> None:
         """Record an event in metrics.jsonl and in the log."""
@@ -84,8 +91,8 @@ class StepReports:
         """Write a step's figures, then look whether the run may go on."""
         self._trainer.guard.check(figures.step, self._write(figures))
 
-    def _write(self, figures: StepFigures) -> int:
-        """Write a step's figures and notices; return how many steps in a row were skipped up to it."""
+    def _write(self, figures: StepFigures) -> list[bool]:
+        """Write a step's figures and notices; return which steps since the last figures were skipped."""
         with self._trainer.clock.waiting():
             read = figures.read()
         if self._metrics is not None and read.loss is not None:
@@ -94,10 +101,15 @@ class StepReports:
             self._trainer.log_metrics(log_line(metrics, self._trainer.run.tokens.train_steps))
             if (mean := self._spikes.see(metrics.lm_loss)) is not None:
                 self._notice(figures.step, "loss_spike", f"loss {metrics.lm_loss:.3f}, running mean {mean:.3f}")
-        if read.skipped_in_a_row:
-            text = "the gradient norm is not finite; the update was skipped"
-            self._notice(figures.step, "skipped_step", text)
-        return read.skipped_in_a_row
+        self._notice_skipped(figures.step, read.skipped)
+        return read.skipped
+
+    def _notice_skipped(self, last: int, skipped: list[bool]) -> None:
+        """Record every skipped step; ``skipped`` tells of the steps up to ``last``, logged or not."""
+        for step, is_skipped in enumerate(skipped, start=last + 1 - len(skipped)):
+            if is_skipped:
+                text = "the loss or the gradient norm is not finite; the update was skipped"
+                self._notice(step, "skipped_step", text)
 
     def _notice(self, step: int, kind: str, text: str) -> None:
         """Record an event with the step's samples, so that `zagreus replay` can show them."""

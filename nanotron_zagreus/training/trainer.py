@@ -82,7 +82,7 @@ class ZagreusTrainer(DistributedTrainer):
         self.clock = StepClock()
         self.at: Callable[[str], None] = lambda place: None
         """Told where in a step this rank is; the watchdog listens."""
-        self.guard = NonFiniteGuard(run.zagreus.guards.max_skipped_steps, self.device)
+        self.guard = NonFiniteGuard(run.zagreus.guards.max_skipped_steps)
         self.pipeline_engine = self.config.parallelism.pp_engine
         self.pipeline_engine.nb_microbatches = self.n_micro_batches_per_batch
         self._name_modules()
@@ -154,9 +154,9 @@ class ZagreusTrainer(DistributedTrainer):
         )
         self.at("reducing gradients and updating")
         self._reduce_gradients()
-        self.grad_norm_unclipped = self._clip_gradients()
-        self.engine.check_before_update(self)
         loss = self._mean_loss(outputs)
+        self.grad_norm_unclipped = self._clip_gradients(loss)
+        self.engine.check_before_update(self)
         self.learning_rate = learning_rate_at(
             self.run.optimizer.learning_rate_scheduler, self.iteration_step, self.run.tokens.train_steps
         )
@@ -188,7 +188,7 @@ class ZagreusTrainer(DistributedTrainer):
             num_steps=self.clock.take_steps(),
             loss=loss,
             grad_norm=self.grad_norm_unclipped,
-            skipped_in_a_row=self.guard.in_a_row_on_device,
+            skipped=self.guard.take_unread(),
         )
 
     def step_metrics(self, figures: StepFigures, read: FiguresRead) -> StepMetrics:
@@ -278,14 +278,15 @@ class ZagreusTrainer(DistributedTrainer):
             grad_accumulator=self.grad_accumulator,
         )
 
-    def _clip_gradients(self) -> torch.Tensor:
-        """Scale the gradients to `clip_grad` and return their global norm before."""
+    def _clip_gradients(self, loss: torch.Tensor | None) -> torch.Tensor:
+        """Scale the gradients to `clip_grad` and return their global norm before, not finite where ``loss`` is not."""
         named = [
             (name, param)
             for name, param in self.unwrapped_model.get_named_params_with_correct_tied()
             if param.requires_grad
         ]
-        return clip_gradients(named, self.grad_accumulator, self.parallel_context.mp_pg, self.run.optimizer.clip_grad)
+        group, max_norm = self.parallel_context.mp_pg, self.run.optimizer.clip_grad
+        return clip_gradients(named, self.grad_accumulator, group, max_norm, loss=loss)
 
     def _mean_loss(self, outputs: Any) -> torch.Tensor | None:
         """Return the mean loss over micro-batches (each already divided by their number) and replicas."""

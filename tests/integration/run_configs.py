@@ -4,6 +4,7 @@ Arguments are `FILE` or `MODE:FILE`, or `MODE:OPTION:FILE`:
     resave           resume what the file says and save at once, without a step between
     kill-points      resume, then kill a save at its write points and check what is left
     nan:STEPS@RANK   make the loss of the steps (comma-separated) NaN on one rank
+    inf:STEPS@RANK   make the loss infinite and leave its gradients as they are
     drift:STEP@RANK  change a weight after a step on one rank
     fused-loss       take the loss as on a GPU, a chunk's elementwise work compiled
     uneven-masks     let each row count as many labels as its first token says, from 1 to all
@@ -24,6 +25,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +163,7 @@ def check_what_is_left(loop: Any, steps: list[int], step: int, *, was_killed: bo
     assert not [entry.name for entry in root.iterdir() if entry.name.startswith(".")]
 
 
-def poison(option: str, config_file: str) -> None:
+def poison(option: str, config_file: str, damage: Callable[[Any], Any] = lambda loss: loss * float("nan")) -> None:
     from nanotron_zagreus.model.zagreus import ZagreusForTraining
     from nanotron_zagreus.training.loop import ZagreusTrainer
 
@@ -176,7 +178,7 @@ def poison(option: str, config_file: str) -> None:
     def poisoned(self: Any, *arguments: Any, **options: Any) -> Any:
         out = forward(self, *arguments, **options)
         if distributed.get_rank() == int(rank) and str(current[0]) in steps.split(","):
-            out["loss"] = out["loss"] * float("nan")
+            out["loss"] = damage(out["loss"])
         return out
 
     ZagreusForTraining.forward, ZagreusTrainer.run_step = poisoned, counted
@@ -184,6 +186,10 @@ def poison(option: str, config_file: str) -> None:
         run_training(config_file)
     finally:
         ZagreusForTraining.forward, ZagreusTrainer.run_step = forward, run_step
+
+
+def poison_loss_alone(option: str, config_file: str) -> None:
+    poison(option, config_file, lambda loss: loss + float("inf"))
 
 
 def poison_late(option: str, config_file: str) -> None:
@@ -328,8 +334,16 @@ def main() -> None:
         else:
             bring_up()
             start_process_group()
-            modes = {"nan": poison, "drift": drift, "file-limit": with_file_limit, "slow-save": with_slow_saves}
-            modes |= {"late-nan": poison_late, "slow-then-hung": slow_then_hung, "bad-data": find_bad_data}
+            modes = {
+                "nan": poison,
+                "inf": poison_loss_alone,
+                "late-nan": poison_late,
+                "drift": drift,
+                "bad-data": find_bad_data,
+                "file-limit": with_file_limit,
+                "slow-save": with_slow_saves,
+                "slow-then-hung": slow_then_hung,
+            }
             modes[mode[0]](mode[1], config_file)
     distributed.barrier()
     distributed.destroy_process_group()

@@ -134,3 +134,13 @@ def test_a_gradient_that_is_no_number_shows_in_the_norm(engine: Any) -> None:
     loss_of(model, 1).backward()
     model[0].weight.grad[0, 0] = float("nan")
     assert not clip_gradients(model.named_parameters(), None, group, 1.0).isfinite()
+
+
+def test_a_loss_that_is_not_finite_makes_the_norm_infinite(engine: Any) -> None:
+    from nanotron_zagreus.training.gradients import clip_gradients
+
+    model, group = build(torch.float32)
+    loss_of(model, 1).backward()
+    for loss, is_finite in ((2.0, True), (float("inf"), False), (float("nan"), False)):
+        norm = clip_gradients(model.named_parameters(), None, group, None, loss=torch.tensor(loss))
+        assert bool(torch.isfinite(norm)) == is_finite

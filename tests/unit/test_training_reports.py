@@ -21,14 +21,14 @@ class Device:
         guards = SimpleNamespace(loss_spike_factor=1.5)
         logging, tokens = SimpleNamespace(iteration_step_info_interval=interval), SimpleNamespace(train_steps=99)
         self.run = SimpleNamespace(zagreus=SimpleNamespace(guards=guards), logging=logging, tokens=tokens)
-        self.clock, self.guard = StepClock(), NonFiniteGuard(1, torch.device("cpu"))
+        self.clock, self.guard = StepClock(), NonFiniteGuard(1)
         self.device, self.holds_loss = torch.device("cpu"), True
         self.norms, self.events = norms or {}, []
 
     def launch(self, step: int) -> torch.Tensor:
         """Run a step whose loss is ten times its number."""
         optimizer = SimpleNamespace(get_base_optimizer=lambda: SimpleNamespace(param_groups=[{}]), step=lambda: None)
-        self.step = step
+        self.step = self.iteration_step = step
         with self.clock.step():
             self.norm = torch.tensor(self.norms.get(step, 1.0))
             self.guard.step(optimizer, self.norm)
@@ -45,7 +45,7 @@ class Device:
             num_steps=self.clock.take_steps(),
             loss=loss,
             grad_norm=self.norm,
-            skipped_in_a_row=self.guard.in_a_row_on_device,
+            skipped=self.guard.take_unread(),
         )
 
     def step_metrics(self, figures: Any, read: Any) -> Any:
@@ -116,6 +116,33 @@ def test_a_late_guard_ends_the_run_one_step_later_and_leaves_no_step_out(reporti
     assert len([event for event in device.events if event.startswith("log")]) == 4
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_skipped_steps_between_logged_ones_are_noticed_and_counted(late: bool, reporting: Any) -> None:
+    nan = float("nan")
+    device, reports = reporting(late=late, interval=5, norms={3: nan, 8: nan, 9: nan})
+    with pytest.raises(WorkError, match=r"step 9: .* in the last 2 steps"):
+        for step in range(1, 13):
+            reports.after_step(step, device.launch(step))
+    reports.close(wait=True)
+    notices = [event.split(":")[0] for event in device.events if event.startswith("NOTICE")]
+    assert notices == ["NOTICE step 3", "NOTICE step 8", "NOTICE step 9"]
+
+
+def test_skipped_steps_end_the_run_however_seldom_steps_are_logged(reporting: Any) -> None:
+    device, reports = reporting(late=True, interval=10_000, norms={step: float("inf") for step in range(2, 300)})
+    with pytest.raises(WorkError, match="step 3"):
+        for step in range(1, 300):
+            reports.after_step(step, device.launch(step))
+
+
+def test_a_run_that_ends_between_logged_steps_notices_the_last_ones(reporting: Any) -> None:
+    device, reports = reporting(late=True, interval=100, norms={4: float("nan")})
+    for step in range(1, 6):
+        reports.after_step(step, device.launch(step))
+    reports.flush()
+    assert [event.split(":")[0] for event in device.events if event.startswith("NOTICE")] == ["NOTICE step 4"]
+
+
 def test_a_flush_before_a_save_ends_the_run_before_it(reporting: Any) -> None:
     device, reports = reporting(late=True, norms={1: float("nan"), 2: float("nan")})
     for step in (1, 2):
@@ -140,10 +167,10 @@ def test_a_failed_run_waits_for_its_last_figures_only_where_all_ranks_live(
 def test_figures_do_not_see_what_happens_to_their_tensors_later(engine: Any) -> None:
     from nanotron_zagreus.training.figures import StepFigures
 
-    norm, skipped = torch.tensor(2.5), torch.tensor(3.0)
+    norm, skipped = torch.tensor(2.5), torch.tensor(1.0)
     options: dict[str, Any] = {"step": 1, "consumed_samples": 0, "learning_rate": 0.0, "num_steps": 1}
-    figures = StepFigures(**options, loss=None, grad_norm=norm, skipped_in_a_row=skipped)
+    figures = StepFigures(**options, loss=None, grad_norm=norm, skipped=[torch.tensor(0.0), skipped])
     norm.zero_(), skipped.zero_()
     read = figures.read()
-    assert (read.loss, read.grad_norm, read.skipped_in_a_row) == (None, 2.5, 3)
+    assert (read.loss, read.grad_norm, read.skipped) == (None, 2.5, [False, True])
     assert figures.is_ready()
