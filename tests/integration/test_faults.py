@@ -373,7 +373,7 @@ def test_a_save_longer_than_torchruns_grace_loses_only_the_steps_since_the_last_
     config = tiny_config(tmp_path, **DP2, **overrides, checkpoints__resume_checkpoint_path="auto")
     process = start(f"slow-save:{flag}:{write_config(tmp_path / 'run.yaml', config)}", 2)
     try:
-        wait_for_step(root, 3, process)
+        wait_for_step(root, 6, process)  # two steps more reach into the second stage
         (root / "SAVE").touch()
         while (saved_step := layout.read_latest(root)) is None:  # it moves after the folder has its name
             assert process.poll() is None
