@@ -147,7 +147,9 @@ class Watchdog:
     def _describe_others(self) -> str:
         """Describe the ranks that fell silent; without any, those that stand elsewhere."""
         now, silent, elsewhere = time.monotonic(), [], []
-        if (unanswered := now - self._store_answered_at) > _SILENT_PERIODS * self._period:
+        unanswered = now - self._store_answered_at
+        is_cut_off = unanswered > _SILENT_PERIODS * self._period
+        if is_cut_off:
             silent.append(
                 f"the rendezvous store has not answered for {unanswered:.0f} s: node 0 stands still or is gone"
             )
@@ -156,7 +158,8 @@ class Watchdog:
             if other == self._rank:
                 continue
             if heard is None:
-                silent.append(f"rank {other} never reported")
+                if not is_cut_off:  # where the store does not answer, nobody was asked
+                    silent.append(f"rank {other} never reported")
             elif now - heard.heard_at > _SILENT_PERIODS * self._period:
                 silent.append(f"rank {other} was last heard of {now - heard.heard_at:.0f} s ago at {heard.place}")
             elif heard.place != self._place:

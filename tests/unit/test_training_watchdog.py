@@ -55,6 +55,7 @@ def test_a_store_that_is_gone_or_stands_still_delays_nothing(trouble: Any, capsy
     report = capsys.readouterr().err
     assert "rank 1: no progress for" in report and "at step 3: forward and backward" in report
     assert "the rendezvous store has not answered" in report
+    assert "never reported" not in report
 
 
 @pytest.fixture
