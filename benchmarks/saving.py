@@ -6,7 +6,7 @@
 One process on the CPU. The state is real: bf16 weights, fp32 masters, both Adam moments after one step. Saves of
 the two kinds alternate; the median of each and their ratio are printed, and the size of a checkpoint. The time of a
 plain write and flush of as many bytes is given beside them, as the disk's own pace. Both kinds write the same bytes
-(tests/integration/test_faults.py).
+(tests/integration/test_faults_saving.py).
 """
 
 from __future__ import annotations

@@ -20,6 +20,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VOCAB_SIZE = 64
 _WORKER = Path(__file__).with_name("run_configs.py")
 
+DP2 = {"parallelism__dp": 2, "tokens__batch_accumulation_per_replica": 2}
+"""Two replicas; the global batch stays that of DP1."""
+DP1 = {"parallelism__dp": 1, "tokens__batch_accumulation_per_replica": 4}
+
 
 def write_shards(folder: Path, *, num_tokens: int, seed: int) -> Path:
     """Write one whole shard of tokens with a skewed distribution, so that there is something to learn."""
