@@ -18,6 +18,8 @@ from nanotron_zagreus.config.sections import CheckpointsSection, Config
 
 _FP32_BYTES = 4
 _MICRO_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_GPU_GIGABYTES = (80, 141)
+"""A100 and H100, and H200, as NVIDIA's data sheets count them."""
 _ROWS_PER_CHUNK = 2048
 """Tokens whose logits exist at once on a GPU: `model.linear_cross_entropy`'s constant, which needs torch to import."""
 
@@ -81,16 +83,38 @@ def _estimate_rank(config: Config, pp_rank: int) -> MemoryEstimate:
 
 def headroom(config: Config) -> dict[int, tuple[int, int]]:
     """Return micro-batch size -> bytes on the fullest GPU: (activations kept, recomputed)."""
+    return {size: (_total(config, size, False), _total(config, size, True)) for size in _MICRO_BATCH_SIZES}
 
-    def total(micro_batch_size: int, recompute: bool) -> int:
-        changed = dataclasses.replace(
-            config,
-            tokens=dataclasses.replace(config.tokens, micro_batch_size=micro_batch_size),
-            parallelism=dataclasses.replace(config.parallelism, recompute_layer=recompute),
-        )
-        return estimate_memory(changed).total
 
-    return {size: (total(size, False), total(size, True)) for size in _MICRO_BATCH_SIZES}
+def largest_micro_batch_sizes(config: Config) -> dict[int, tuple[int, int]]:
+    """Return GB of a GPU's memory -> largest micro-batch size that fits: (activations kept, recomputed).
+
+    0 where not even one sequence fits. What CUDA keeps for itself, about 1 GB, is not counted.
+    """
+    return {
+        gigabytes: (_largest(config, gigabytes * 10**9, False), _largest(config, gigabytes * 10**9, True))
+        for gigabytes in _GPU_GIGABYTES
+    }
+
+
+def _largest(config: Config, capacity: int, recompute: bool) -> int:
+    """Return the largest size that fits; the estimate grows with it, so the range is halved until one is left."""
+    fits, too_many = 0, 1
+    while _total(config, too_many, recompute) <= capacity:
+        fits, too_many = too_many, 2 * too_many
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if _total(config, middle, recompute) <= capacity else (fits, middle)
+    return fits
+
+
+def _total(config: Config, micro_batch_size: int, recompute: bool) -> int:
+    changed = dataclasses.replace(
+        config,
+        tokens=dataclasses.replace(config.tokens, micro_batch_size=micro_batch_size),
+        parallelism=dataclasses.replace(config.parallelism, recompute_layer=recompute),
+    )
+    return estimate_memory(changed).total
 
 
 def checkpoint_bytes(config: Config) -> int:

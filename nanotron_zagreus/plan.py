@@ -15,7 +15,15 @@ from nanotron_zagreus.arithmetic import (
 )
 from nanotron_zagreus.communication import Communication, Network, model_communication
 from nanotron_zagreus.config.sections import Config
-from nanotron_zagreus.memory import MemoryEstimate, checkpoint_bytes, estimate_memory, headroom, num_kept, num_saves
+from nanotron_zagreus.memory import (
+    MemoryEstimate,
+    checkpoint_bytes,
+    estimate_memory,
+    headroom,
+    largest_micro_batch_sizes,
+    num_kept,
+    num_saves,
+)
 from nanotron_zagreus.notices import keeps_checkpoints_per_node, machine_notices, notices
 
 
@@ -51,6 +59,8 @@ class Plan:
     memory_per_gpu: MemoryEstimate
     memory_by_micro_batch_size: dict[int, tuple[int, int]]
     """Bytes on the fullest GPU for other micro-batch sizes: activations kept, and recomputed (recompute_layer)."""
+    largest_micro_batch_sizes: dict[int, tuple[int, int]]
+    """The largest that fits into a GPU of so many GB: activations kept, and recomputed."""
     checkpoint_bytes: int
     num_checkpoints: int
     num_checkpoints_kept: int
@@ -95,6 +105,7 @@ def make_plan(config: Config, network: Network | None = None, rate: float | None
         flops_per_token=count_flops_per_token(model, tokens.sequence_length),
         memory_per_gpu=estimate_memory(config),
         memory_by_micro_batch_size=headroom(config),
+        largest_micro_batch_sizes=largest_micro_batch_sizes(config),
         checkpoint_bytes=checkpoint_bytes(config),
         num_checkpoints=num_saves(config),
         num_checkpoints_kept=num_kept(config.checkpoints, config.zagreus.checkpoints, tokens.train_steps),

@@ -110,6 +110,7 @@ def _print_plan(plan: Plan, more_rows: list[tuple[str, str]]) -> None:
         ("memory", f"about {human_bytes(plan.memory_per_gpu.total)} per GPU at most:"),
         ("", ", ".join(f"{name} {human_bytes(size)}" for name, size in vars(plan.memory_per_gpu).items() if size)),
         ("", f"by micro-batch size, activations kept / recomputed: {_headroom(plan)}"),
+        ("", f"largest micro-batch size, activations kept / recomputed: {_largest(plan)}"),
         ("checkpoints", _checkpoints(plan)),
         *more_rows,
     ]
@@ -164,6 +165,12 @@ def _headroom(plan: Plan) -> str:
 
     entries = plan.memory_by_micro_batch_size.items()
     return ", ".join(f"{size}: {human_bytes(kept)} / {human_bytes(again)}" for size, (kept, again) in entries)
+
+
+def _largest(plan: Plan) -> str:
+    """Return what fits: micro-batch sizes by the GPU's memory."""
+    entries = plan.largest_micro_batch_sizes.items()
+    return ", ".join(f"{gigabytes} GB: {kept} / {again}" for gigabytes, (kept, again) in entries)
 
 
 def _network_rows(plan: Plan, network: Network, rate: float | None) -> list[tuple[str, str]]:

@@ -221,6 +221,18 @@ def test_the_headroom_by_micro_batch_size_is_the_estimate_of_each() -> None:
     assert all(again < kept for kept, again in table.values())
 
 
+def test_the_largest_micro_batch_fits_and_one_sequence_more_does_not() -> None:
+    for gigabytes, sizes in make_plan(edited()).largest_micro_batch_sizes.items():
+        for size, recompute in zip(sizes, (False, True), strict=True):
+            fits, too_many = (
+                estimate_memory(edited(tokens__micro_batch_size=n, parallelism__recompute_layer=recompute)).total
+                for n in (size, size + 1)
+            )
+            assert fits <= gigabytes * 10**9 < too_many
+    wide = edited(model__model_config__num_hidden_layers=1000)
+    assert make_plan(wide).largest_micro_batch_sizes[80] == (0, 0)
+
+
 def test_saves_are_counted_with_the_first_and_the_last() -> None:
     assert num_saves(edited(tokens__train_steps=12_001)) == 2
     assert num_saves(edited(tokens__train_steps=12_001, checkpoints__save_final_state=True)) == 3
