@@ -154,7 +154,7 @@ class TokenizerSection:
     tokenizer_name_or_path: str
     """A hub id, a folder, or a tokenizer.json."""
     tokenizer_revision: str | None = None
-    """Commit, tag or branch of a hub id; null: its main branch."""
+    """Upstream's commit, tag or branch of a hub id; only null, the main branch, is accepted."""
     tokenizer_max_length: int | None = None
     """Upstream's truncation of documents; only null is accepted."""
 
@@ -162,6 +162,11 @@ class TokenizerSection:
         if not self.tokenizer_name_or_path.strip():
             raise InputError("tokenizer_name_or_path: got nothing, expected a hub id, a folder or a tokenizer.json")
         name_of_a_file("tokenizer_name_or_path", self.tokenizer_name_or_path)
+        if self.tokenizer_revision is not None:
+            raise InputError(
+                f"tokenizer_revision: got {self.tokenizer_revision}, only null is supported; download that revision "
+                "(hf download NAME --revision …) and give its folder as tokenizer_name_or_path"
+            )
         if self.tokenizer_max_length is not None:
             raise InputError(
                 f"tokenizer_max_length: got {self.tokenizer_max_length}, only null is supported: nothing is cut"

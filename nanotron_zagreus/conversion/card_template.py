@@ -60,7 +60,13 @@ The checkpoint carries no training configuration.
 {%- for stage in stages %}
 ### Data from step {{ stage.start_training_step }}{% if stage.name %}: {{ stage.name }}{% endif %}
 
-{% if stage.weights -%}
+{% if stage.groups -%}
+{% for name, tokens, count in stage.groups -%}
+{% set first = stage.groups[:loop.index0] | sum(attribute=2) -%}
+- {{ name }}, {{ "{:,}".format(tokens) }} tokens:
+{%- for source in stage.sources[first:first + count] %} `{{ source }}`{% if not loop.last %},{% endif %}{% endfor %}
+{% endfor %}
+{%- elif stage.weights -%}
 | Source | Weight |
 |---|---|
 {% for source in stage.sources -%}

@@ -52,7 +52,7 @@ def training_figures(config: dict[str, Any], consumed_samples: int | None) -> di
 
 
 def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return each data stage with the names of its folders, and their weights."""
+    """Return each data stage with the names of its folders, and their weights or their groups' tokens."""
     stages = config.get("data_stages")
     found: list[dict[str, Any]] = []
     for stage in stages if isinstance(stages, list) else []:
@@ -65,16 +65,28 @@ def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
             folders, weights = list(folders), list(folders.values())
         elif not isinstance(folders, list):
             folders = [folders] if folders else []
+        groups = _groups(dataset)
         found.append(
             {
                 "name": stage.get("name"),
                 "start_training_step": stage.get("start_training_step"),
-                "sources": [str(folder) for folder in folders],
+                "sources": [source for _, _, sources in groups for source in sources] or [str(f) for f in folders],
                 "weights": weights,
+                "groups": [[name, tokens, len(sources)] for name, tokens, sources in groups] or None,
             }
         )
     names = _short_names([source for stage in found for source in stage["sources"]])
     return [stage | {"sources": [names[source] for source in stage["sources"]]} for stage in found]
+
+
+def _groups(dataset: dict[str, Any]) -> list[tuple[str, Any, list[str]]]:
+    """Return (name, target tokens, folders) of each group of sources, ordered by name."""
+    groups = []
+    for name, group in sorted(_section(dataset, "dataset_groups").items()):
+        folders: Any = _section({"group": group}, "group").get("dataset_folder")
+        folders = folders if isinstance(folders, list) else [folders] if folders else []
+        groups.append((name, _section({"group": group}, "group").get("tokens"), [str(folder) for folder in folders]))
+    return groups
 
 
 def _short_names(folders: list[str]) -> dict[str, str]:

@@ -28,6 +28,7 @@ _SETTLED_NANOSECONDS = 2 * 10**9
 """Files younger than this are not recorded: a write in the same tick of the file system's clock would not show."""
 
 FileState = tuple[int, int, int, int]
+_NOWHERE: FileState = (-1, 0, 0, 0)
 
 
 class _Facts(NamedTuple):
@@ -85,15 +86,23 @@ def survey_shards(folder: Path) -> Survey:
 
 
 def _scan(folder: Path) -> dict[str, FileState]:
-    """Return size, times and inode of every file in ``folder``; none where there is no such folder."""
+    """Return size, times and inode of every file in ``folder``; none where there is no such folder.
+
+    Hidden files come and go while others write records, and are left out. What has a name and no file behind it, such
+    as a link to nowhere, is there with a state of its own: reading it says what is wrong.
+    """
     files = {}
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                stat = entry.stat()
-                files[entry.name] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    for entry in entries:
+        try:
+            stat = entry.stat()
+        except FileNotFoundError:
+            files[entry.name] = _NOWHERE
+        else:
+            files[entry.name] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
     return files
 
 

@@ -73,7 +73,12 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
     if out.exists():
         shutil.rmtree(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    convert_checkpoint(subject.path, out, checkpoint_tokenizer(subject.path, tokenizer))
+    try:
+        convert_checkpoint(subject.path, out, checkpoint_tokenizer(subject.path, tokenizer))
+    except InputError as error:
+        raise type(error)(
+            f"{error} (`zagreus convert` has the options named here; evaluate the folder that it makes)"
+        ) from error
     record.write_text(json.dumps({"fingerprint": fingerprint, "checkpoint": subject.source}), encoding="utf-8")
     return out
 

@@ -78,8 +78,8 @@ def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
     if foreign and not settings.replace_old:
         raise InputError(
             f"{foreign[0]}: holds results of other files (weights, configuration, tokenizer) than {subject.source} has "
-            f"now; a checkpoint and its converted folder are two models. Give it another name (NAME={subject.source}), "
-            "another --output, or set the old results aside with --replace"
+            "now; a checkpoint and its converted folder are two models. Keep them apart in another results folder or "
+            f"under another name (NAME={subject.source}), or let `zagreus evaluate --replace` set the old ones aside"
         )
     if foreign:
         set_aside(foreign)

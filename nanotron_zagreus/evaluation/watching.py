@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints.outcome import read_outcome
-from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.errors import InputError, VerificationError
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, prepare
 from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
 from nanotron_zagreus.evaluation.subjects import find_subjects, is_checkpoint
@@ -52,7 +52,7 @@ def follow_training(
             seen.update(path.name for path in new)
             found = [outcome for path in new for outcome in _evaluate(path, tasks, request.output, report, tell)]
             outcomes += found
-            if found:
+            if any(outcome.status != "failed" for outcome in found):
                 show()
         elif ended is not None and ended.why in ("finished", "failed"):
             return outcomes
@@ -63,7 +63,10 @@ def follow_training(
 def _evaluate(
     path: Path, tasks: TaskSet, output: Path, report: Callable[[Outcome], None], tell: Callable[[str], None]
 ) -> list[Outcome]:
-    """Evaluate one checkpoint; nothing comes of one that the training deletes meanwhile to keep only the newest."""
+    """Evaluate one checkpoint; nothing comes of one that the training deletes meanwhile to keep only the newest.
+
+    One that cannot be evaluated, damaged or at odds with results under its name, fails by itself: others follow it.
+    """
     failures: list[Outcome] = []
 
     def report_or_wait(outcome: Outcome) -> None:
@@ -75,9 +78,12 @@ def _evaluate(
     try:
         # Absolute, since `run/2000` without its folder would be taken for a hub id.
         outcomes = evaluate_subjects(find_subjects([str(path.absolute())]), tasks, output, report_or_wait)
-    except (InputError, OSError):
+    except (InputError, VerificationError, OSError) as error:
         if is_checkpoint(path):
-            raise
+            failed = [Outcome(label=path.name, task=name, status="failed", error=str(error)) for name in tasks.names]
+            for outcome in failed:
+                report(outcome)
+            return failed
         tell(f"{path}: deleted before it was evaluated; going on with the others")
         return []
     if failures and not is_checkpoint(path):

@@ -60,11 +60,9 @@ def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str,
 
 
 def _missing_text(text: str, *, offline: bool) -> str | None:
-    """Say that an input of the tokenization is not here; what lies behind a URL is not looked for."""
-    if "://" in text:
-        return None
-    if HubDataset.parse(text) is not None:
-        return f"--tokenize: {text} does not exist here, and compute nodes are offline" if offline else None
+    """Say that an input of the tokenization is not here; where nodes are online, a URL is not looked up."""
+    if "://" in text or HubDataset.parse(text) is not None:
+        return f"--tokenize: {text} is not on this machine, and compute nodes are offline" if offline else None
     try:
         find_files([text])
     except InputError as error:

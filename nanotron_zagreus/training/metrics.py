@@ -81,10 +81,6 @@ class StepClock:
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
-    def seconds_per_step(self) -> float:
-        """Return the mean of the steps since the last call, and start anew."""
-        return self.take_seconds() / self.take_steps()
-
 
 def log_line(metrics: StepMetrics, train_steps: int) -> str:
     """Return the line upstream main prints for a step."""

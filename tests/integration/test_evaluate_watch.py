@@ -132,3 +132,22 @@ def test_a_checkpoint_deleted_meanwhile_is_skipped(
     captured = capsys.readouterr()
     assert f"{first}: deleted before it was evaluated" in captured.err and "failed" not in captured.err
     assert rows_of(captured.out)[-1] == ["2000"]
+
+
+def test_a_checkpoint_that_cannot_be_evaluated_does_not_end_the_watch(
+    watch: MakeWatcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look = watching._complete
+
+    def damaged(folder: Path) -> list[Path]:
+        found = look(folder)
+        for path in found:
+            if path.name == "1000":
+                (path / "model_config.json").write_text("{")
+        return found
+
+    monkeypatch.setattr(watching, "_complete", damaged)
+    assert watch() == 1
+    error = capsys.readouterr().err
+    assert "1000" in error and "model_config.json" in error
+    assert len(list((tmp_path / "out").glob("2000/results_*.json"))) == 3

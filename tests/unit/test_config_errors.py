@@ -219,6 +219,7 @@ MISTAKES = {
     "test batches": (edited(tokens__limit_test_batches=1), ["limit_test_batches", "1", "0"]),
     "profiler": (edited(profiler={"profiler_export_path": "x"}), ["profiler.profiler_export_path", "null"]),
     "benchmark mode": (edited(general__benchmark_csv_path="x.csv"), ["general.benchmark_csv_path", "null"]),
+    "a tokenizer's revision": (edited(tokenizer__tokenizer_revision="v2"), ["tokenizer_revision", "v2", "null"]),
     "truncated documents": (edited(tokenizer__tokenizer_max_length=512), ["tokenizer_max_length", "512", "null"]),
     "no tokenizer": (edited(tokenizer__tokenizer_name_or_path=" "), ["tokenizer_name_or_path", "hub id"]),
     "run named by a path": (edited(general__run="../x"), ["general.run", "'../x'", "letters"]),

@@ -97,7 +97,7 @@ def configs(draw: st.DrawFn) -> Config:
             weight_decay=draw(st.just(0.0) | positive),
         ),
         parallelism=ParallelismSection(dp=draw(st.integers(1, 4096))),
-        tokenizer=TokenizerSection(tokenizer_name_or_path=draw(texts), tokenizer_revision=draw(st.none() | texts)),
+        tokenizer=TokenizerSection(tokenizer_name_or_path=draw(texts)),
         tokens=TokensSection(
             sequence_length=draw(st.integers(1, 2048)), train_steps=steps, micro_batch_size=draw(st.integers(1, 64))
         ),

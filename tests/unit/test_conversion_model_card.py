@@ -275,6 +275,23 @@ def test_sources_are_named_without_the_cluster_s_paths(hf: Path) -> None:
     assert "/training/" not in text
 
 
+def test_groups_of_sources_are_told_with_their_tokens(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "20")
+    (tmp_path / "20/config.yaml").write_text(
+        """
+data_stages:
+- {name: all, start_training_step: 1, data: {dataset: {dataset_groups: {
+    code: {dataset_folder: /data/tok/python, tokens: 200000000000},
+    english: {dataset_folder: [/data/tok/fineweb-1, /data/tok/fineweb-2], tokens: 400000000000}}}}}
+"""
+    )
+    convert_checkpoint(tmp_path / "20", tmp_path / "hf", write_tokenizer_folder(tmp_path / "tokenizer"), verify=False)
+    lines = (tmp_path / "hf/README.md").read_text().splitlines()
+    assert "- code, 200,000,000,000 tokens: `tok/python`" in lines
+    assert "- english, 400,000,000,000 tokens: `tok/fineweb-1`, `tok/fineweb-2`" in lines
+    assert not [line for line in lines if "in proportion to their size" in line]
+
+
 def test_continued_pretraining_is_not_called_training_from_scratch(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "20")
     (tmp_path / "20/config.yaml").write_text("model: {init_method: {path: /cluster/home/imported-smol}}")

@@ -118,3 +118,11 @@ def test_a_missing_folder_and_an_empty_one_are_told_apart(tmp_path):
         survey_shards(tmp_path / "nowhere")
     with pytest.raises(MissingInputError, match=r"holds no \.ds file"):
         survey_shards(tmp_path)
+
+
+def test_a_file_that_vanishes_while_others_are_looked_at_hides_none(folder):
+    (folder / ".record-of-another-rank").symlink_to("nowhere")
+    assert len(survey_shards(folder).shards) == 40
+    (folder / "00040_unshuffled.ds").symlink_to("nowhere")
+    with pytest.raises(InputError, match="00040_unshuffled"):
+        survey_shards(folder)

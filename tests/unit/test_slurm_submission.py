@@ -153,6 +153,7 @@ def test_only_the_folders_that_the_chain_tokenizes_may_be_missing(desk: Desk) ->
     [
         (("--tokenize", "/nonexistent/typo={folder}"), ["--tokenize", "/nonexistent/typo"]),
         (("--tokenize", "corpus/typo={folder}"), ["--tokenize", "corpus/typo"]),
+        (("--tokenize", "hf://datasets/owner/name={folder}"), ["--tokenize", "hf://datasets", "offline"]),
         (("--convert", "hf", "--evaluate", "progresion-por"), ["--evaluate", "progresion-por", "progression-por"]),
         ((*CHAIN, "--data", "nowhere"), ["--data", "nowhere"]),
     ],
