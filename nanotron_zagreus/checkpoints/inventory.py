@@ -66,12 +66,14 @@ def steps_to_prune(root: Path, *, keep_last: int, keep_every: int | None, verifi
         root: a checkpoints folder.
         keep_last: newest steps that stay, at least 1.
         keep_every: multiples of this many steps stay; None: no such rule.
-        verified: the newest step is known to be sound (it was just written); otherwise every byte is read to find
-            the newest that is.
+        verified: latest.txt's step is known to be sound (it was just written), and newer ones are of a run given up:
+            they stay and do not count. Otherwise every byte is read to find the newest sound step.
     """
     _require_folder(root)
-    steps = list_steps(root)
-    kept = set(steps[-keep_last:]) | {read_latest(root)} | (set() if verified else {newest_sound_step(root)})
+    steps, latest = list_steps(root), read_latest(root)
+    given_up = [step for step in steps if verified and latest is not None and step > latest]
+    counted = [step for step in steps if step not in given_up]
+    kept = {*counted[-keep_last:], *given_up, latest, *([] if verified else [newest_sound_step(root)])}
     if keep_every is not None:
         kept |= {step for step in steps if step % keep_every == 0}
     return [step for step in steps if step not in kept]

@@ -20,7 +20,7 @@ class Outcome:
     """running: still at work, or died without a word; finished: all steps done; stopped: saved on request, run again
     to go on; failed: stopped by an error."""
     step: int
-    """Last finished step."""
+    """Last finished step; of a run that failed, the one it was at."""
     checkpoint: str | None
     """Newest checkpoint's folder; None: none was saved."""
     reason: str = ""
@@ -31,6 +31,17 @@ def write_outcome(root: Path, outcome: Outcome) -> None:
     """Write outcome.json, atomically."""
     root.mkdir(parents=True, exist_ok=True)
     replace_durably(root / OUTCOME_FILE, (json.dumps(asdict(outcome), indent=2) + "\n").encode())
+
+
+def record_failure(root: Path, outcome: Outcome) -> None:
+    """Write down why one rank fails, unless another has: the others fail only because the first one leaves.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    before = read_outcome(root)
+    if before is None or before.why != "failed":
+        write_outcome(root, outcome)
 
 
 def read_outcome(root: Path) -> Outcome | None:

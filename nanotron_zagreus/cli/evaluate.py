@@ -127,6 +127,8 @@ def progress(
     With --watch it first evaluates the checkpoints of a running training as they appear (--suite says on
     what), and ends when the training has finished or failed; the options from --data on are for that. Without it,
     --limit N shows the results of trials with that limit, which otherwise stand back behind those on all documents.
+
+    Example: `zagreus progress results --suite progression-por --published --plot progress.png`
     """
     from nanotron_zagreus.evaluation.plots import check_plot_path, draw_tables
     from nanotron_zagreus.evaluation.rendering import check_format

@@ -85,6 +85,22 @@ def agree_on_sharing(config: Config) -> Config:
     raise agreed(InputError(_refusal(root, views, is_expected=is_expected, is_private=is_private)))
 
 
+def agree_on_weights(folder: Path | None) -> None:
+    """Refuse starting weights that are not the same step's on all ranks, as of a run that is still saving.
+
+    Raises:
+        InputError: naming the steps.
+    """
+    found = {name for name in exchange(folder and folder.name) if name}
+    if len(found) > 1:
+        raise agreed(
+            InputError(
+                f"model.init_method.path: the ranks found different steps ({', '.join(sorted(found))}); give "
+                "the folder of one step"
+            )
+        )
+
+
 def _refusal(root: Path, views: dict[int, set[int]], *, is_expected: bool, is_private: bool) -> str:
     got = f"{_FIELD}: got {str(is_expected).lower()}"
     if is_private:

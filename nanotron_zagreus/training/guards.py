@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ class SpikeNotice:
 
     def see(self, loss: float) -> float | None:
         """Take the next loss; return the mean it exceeds by the factor, or None."""
-        if self._factor is None or loss != loss:
+        if self._factor is None or not math.isfinite(loss):
             return None
         spiked = self._count >= self._WARMUP and loss > self._factor * self._mean
         mean = self._mean

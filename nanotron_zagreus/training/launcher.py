@@ -11,6 +11,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from nanotron_zagreus.checkpoints.layout import OUTCOME_FILE
 from nanotron_zagreus.checkpoints.outcome import read_outcome
 from nanotron_zagreus.config import load_config
 from nanotron_zagreus.errors import (
@@ -93,15 +94,18 @@ def launch(config_file: str | Path, num_processes: int | None) -> int:
     num_ranks = num_processes or config.parallelism.world_size
     check_before_start(config, num_ranks)
     root = config.checkpoints.checkpoints_path
+    (root / OUTCOME_FILE).unlink(missing_ok=True)  # what a run before this one left says nothing about this one
     with StopRequests(root) as requests:
         # A session of its own: Ctrl-C reaches the terminal's whole group, and torchrun would pass it on its own way.
         process = subprocess.Popen(_agent_command(file, num_ranks), start_new_session=True)
         code = _wait(process, requests)
     if requests.must_end_now:
         return EXIT_INTERRUPTED
+    # What the ranks have written counts, whatever became of their processes afterwards: a cluster may end torchrun
+    # while it waits for them.
     outcome = read_outcome(root)
-    if code == 0 and outcome is not None and outcome.why == "stopped":
-        return EXIT_STOPPED
+    if outcome is not None and outcome.why in ("stopped", "finished"):
+        return EXIT_STOPPED if outcome.why == "stopped" else 0
     return code if code >= 0 else EXIT_FAILED
 
 

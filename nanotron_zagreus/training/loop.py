@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
 from torch import distributed
 
 from nanotron_zagreus.checkpoints import layout
-from nanotron_zagreus.checkpoints.outcome import Outcome, Why, read_outcome, write_outcome
+from nanotron_zagreus.checkpoints.outcome import Outcome, Why, record_failure, write_outcome
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.data.loader import StepLoader
 from nanotron_zagreus.data.mixture import Mixture
@@ -15,6 +15,7 @@ from nanotron_zagreus.errors import WorkError
 from nanotron_zagreus.training.control import Request, StepControl
 from nanotron_zagreus.training.guards import check_replicas
 from nanotron_zagreus.training.loading import restore_random_state
+from nanotron_zagreus.training.outcomes import write_as_possible
 from nanotron_zagreus.training.ranks import layout_of
 from nanotron_zagreus.training.reports import StepReports
 from nanotron_zagreus.training.resume_point import ResumePoint
@@ -30,7 +31,13 @@ class TrainingLoop:
     """One run on one rank; every rank makes the same calls in the same order."""
 
     def __init__(
-        self, config: Config, mixture: Mixture, resume: ResumePoint | None, *, show_samples_every: int | None = None
+        self,
+        config: Config,
+        mixture: Mixture,
+        resume: ResumePoint | None,
+        weights: Path | None = None,
+        *,
+        show_samples_every: int | None = None,
     ) -> None:
         """Build the trainer and everything around it.
 
@@ -38,12 +45,14 @@ class TrainingLoop:
             config: the checked configuration.
             mixture: the run's data, opened with the resume point's state.
             resume: the verified checkpoint to go on from; None: a fresh run.
+            weights: the verified step's folder that a fresh run takes its weights from; None: what the configuration
+                says.
             show_samples_every: log a step's samples every so many steps; None: never.
         """
         self.config, self.mixture = config, mixture
         self.root = config.checkpoints.checkpoints_path
         self.show_samples_every = show_samples_every
-        self.trainer = ZagreusTrainer(config, resume)
+        self.trainer = ZagreusTrainer(config, resume, weights)
         shared = config.checkpoints.checkpoints_path_is_shared_file_system
         self.ranks = layout_of(self.trainer.parallel_context, shared_file_system=shared)
         self.signals = SignalRequests()
@@ -154,10 +163,12 @@ class TrainingLoop:
         self.reports.flush()
         self.watchdog.at(f"step {step}: completing the last save")
         self.saver.finish()
-        self.saver.wait_for_deletions()
         if why == "stopped":
             self.control.clear_files()
-        return self._report(why, step, reason)
+        outcome = self._report(why, step, reason)
+        # Last: a slow file system may take longer than the watchdog or a time limit waits.
+        self.saver.wait_for_deletions()
+        return outcome
 
     def _complete_pending_save(self) -> None:
         try:
@@ -169,7 +180,7 @@ class TrainingLoop:
         newest = self.saver.newest
         outcome = Outcome(why=why, step=step, checkpoint=None if newest is None else str(newest), reason=reason)
         if self.ranks.is_leader:
-            self._write(outcome)
+            write_as_possible(lambda: write_outcome(self.root, outcome), self.root)
         return outcome
 
     def _report_failure(self, error: Exception) -> None:
@@ -179,18 +190,11 @@ class TrainingLoop:
             self._complete_pending_save()
             self._report("failed", step, str(error))
             return
-        # The other ranks know nothing of it, and fail only because this one leaves: the first reason is the cause.
-        before = read_outcome(self.root)
-        if before is None or before.why != "failed":
-            text = f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
-            checkpoint = None if newest is None else str(newest)
-            self._write(Outcome(why="failed", step=step, checkpoint=checkpoint, reason=text))
-
-    def _write(self, outcome: Outcome) -> None:
-        try:
-            write_outcome(self.root, outcome)
-        except OSError as error:  # a full disk must not hide why the run ends
-            print(f"zagreus: {self.root}: the outcome ({outcome.why}) cannot be written: {error}", file=sys.stderr)
+        # The other ranks know nothing of it.
+        text = f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
+        checkpoint = None if newest is None else str(newest)
+        outcome = Outcome(why="failed", step=step, checkpoint=checkpoint, reason=text)
+        write_as_possible(lambda: record_failure(self.root, outcome), self.root)
 
     def _state(self) -> TrainingState:
         return self.trainer.training_state(self.mixture.state(self.trainer.iteration_step))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +98,7 @@ def log_line(metrics: StepMetrics, train_steps: int) -> str:
 
 def human_format(number: float) -> str:
     """Return a number with three significant digits and a unit of thousands: 480B, 8.79K, 0.00123."""
-    if not abs(number) >= 1:
+    if not abs(number) >= 1 or math.isinf(number):
         return f"{number:.3g}"
     number, unit = float(f"{number:.3g}"), 0
     while abs(number) >= 1000 and unit < len(_UNITS) - 1:
@@ -119,11 +121,18 @@ class MetricsWriter:
         figures = dataclasses.asdict(metrics)
         self.write_event(figures)
         numbers = {name: value for name, value in figures.items() if name != "iteration"}
+        try:
+            self._track(numbers, metrics.iteration)
+        except Exception as error:  # whatever a tracker raises: a full disk, a server out of reach
+            print(f"zagreus: trackers failed and are off from here on: {error}", file=sys.stderr)
+            self._tensorboard = self._wandb = None
+
+    def _track(self, numbers: dict[str, Any], step: int) -> None:
         if self._tensorboard is not None:
             for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, metrics.iteration)
+                self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log({**numbers, "iteration_step": metrics.iteration})
+            self._wandb.log({**numbers, "iteration_step": step})
 
     def write_event(self, event: dict[str, Any]) -> None:
         """Append one line of JSON, on disk when this returns as far as the process is concerned."""

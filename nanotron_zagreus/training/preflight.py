@@ -51,23 +51,25 @@ def check_before_start(config: Config, num_ranks: int) -> Start:
     root = config.checkpoints.checkpoints_path
     if (restored := restore_replaced(root)) and rank() == 0:
         print(f"zagreus: {root}: a save was interrupted, the steps {restored} are back as they were", file=sys.stderr)
-    resume = _resume_point(config)
+    resume, is_damaged = _resume_point(config)
     if config.checkpoints.resume_checkpoint_path is None and layout.list_steps(root):
         _refuse_overwriting(config)
-    weights = None if resume is not None else find_starting_weights(config)
+    weights = None if resume is not None or is_damaged else find_starting_weights(config)
     mixture = open_mixture(config, progress=resume.data_state if resume else None)
     _check_writable(root)
     return Start(resume, weights, mixture)
 
 
-def _resume_point(config: Config) -> ResumePoint | None:
-    """Return the checkpoint to go on from, None also where it is damaged and an older one will do."""
+def _resume_point(config: Config) -> tuple[ResumePoint | None, bool]:
+    """Return the checkpoint to go on from, or None, and whether it is damaged and an older one will do."""
     try:
-        return find_resume_point(config)
-    except (InputError, VerificationError):
-        if not config.zagreus.checkpoints.fallback_to_newest_sound:
-            raise
-        return None
+        return find_resume_point(config), False
+    except (InputError, VerificationError, OSError) as error:
+        if config.zagreus.checkpoints.fallback_to_newest_sound:
+            return None, True
+        if isinstance(error, OSError) and not isinstance(error, InputError):
+            raise VerificationError(f"checkpoints.resume_checkpoint_path: cannot be read: {error}") from error
+        raise
 
 
 def _check_extras(config: Config) -> None:

@@ -33,7 +33,6 @@ class ResumePoint:
     folder: Path
     step: int
     consumed_samples: int
-    samples_per_step: int
     data_state: dict[str, Any]
     topology: dict[str, int]
     note: str = ""
@@ -74,7 +73,8 @@ def older_steps(config: Config) -> tuple[Path, list[int]]:
     assert wanted is not None, "there is nothing older than no checkpoint"
     if str(wanted) == "auto":
         wanted = config.checkpoints.checkpoints_path
-    if (step := layout.step_number(wanted)) is not None:
+    step = layout.step_number(wanted)
+    if step is not None and not layout.list_steps(wanted):  # a root may have digits for a name, too
         root = wanted.parent
     else:
         root, step = wanted, layout.read_latest(wanted)
@@ -101,7 +101,6 @@ def read_point(folder: Path) -> ResumePoint:
         folder=folder,
         step=int(facts["step"]),
         consumed_samples=int(facts["consumed_samples"]),
-        samples_per_step=int(facts["samples_per_step"]),
         data_state=facts["data"],
         topology={name: int(size) for name, size in facts["topology"].items()},
     )

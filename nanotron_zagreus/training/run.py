@@ -11,14 +11,16 @@ from pathlib import Path
 from nanotron_zagreus.checkpoints import layout, manifest
 from nanotron_zagreus.checkpoints.outcome import Outcome
 from nanotron_zagreus.config import Config, load_config
-from nanotron_zagreus.data.mixture import open_mixture
+from nanotron_zagreus.data.mixture import Mixture, open_mixture
 from nanotron_zagreus.engine.bringup import bring_up
 from nanotron_zagreus.engine.launch import group_timeout, place_on_node, rank, start_process_group, world_size
 from nanotron_zagreus.errors import InputError, VerificationError
 from nanotron_zagreus.resources import find_config
-from nanotron_zagreus.training.agreement import agree_on_sharing, attempt, raise_together
+from nanotron_zagreus.training.agreement import agree_on_sharing, agree_on_weights, attempt, raise_together
+from nanotron_zagreus.training.outcomes import recorded_start
 from nanotron_zagreus.training.preflight import Start, check_before_start
 from nanotron_zagreus.training.resume_choice import choose_resume_point
+from nanotron_zagreus.training.resume_point import ResumePoint
 
 
 def run_training(config_file: str | Path, *, show_samples_every: int | None = None) -> Outcome:
@@ -42,15 +44,24 @@ def run_training(config_file: str | Path, *, show_samples_every: int | None = No
     config, start = checked
     config.checkpoints.checkpoints_path.mkdir(parents=True, exist_ok=True)
     config = agree_on_sharing(config)
-    resume, mixture = choose_resume_point(config), start.mixture
-    if resume != start.resume:
-        mixture = open_mixture(config, progress=resume.data_state if resume else None)
-    if resume is None and start.weights is not None:
-        _, refusal = attempt(lambda: _verify_weights(start.weights))
-        raise_together(refusal)
-    from nanotron_zagreus.training.loop import TrainingLoop
+    resume = choose_resume_point(config)
+    begun, refusal = attempt(lambda: _begin(config, start, resume))
+    raise_together(refusal)
+    assert begun is not None, "no rank refused"
+    mixture, weights = begun
+    agree_on_weights(weights)
+    root, shared = config.checkpoints.checkpoints_path, config.checkpoints.checkpoints_path_is_shared_file_system
+    with recorded_start(
+        root,
+        step=resume.step if resume else 0,
+        checkpoint=resume.folder if resume else None,
+        rank=rank(),
+        is_leader=rank() == 0 or (not shared and place_on_node()[0] == 0),
+    ):
+        from nanotron_zagreus.training.loop import TrainingLoop
 
-    return TrainingLoop(config, mixture, resume, show_samples_every=show_samples_every).run()
+        loop = TrainingLoop(config, mixture, resume, weights, show_samples_every=show_samples_every)
+    return loop.run()
 
 
 def _checked(config_file: str | Path) -> tuple[Config, Start]:
@@ -64,12 +75,24 @@ def _checked(config_file: str | Path) -> tuple[Config, Start]:
     return config, start
 
 
-def _verify_weights(folder: Path | None) -> None:
+def _begin(config: Config, start: Start, resume: ResumePoint | None) -> tuple[Mixture, Path | None]:
+    """Return the data from the checkpoint on that the ranks have chosen, and the weights of a fresh run, verified."""
+    mixture, weights = start.mixture, start.weights
+    if resume != start.resume:
+        mixture = open_mixture(config, progress=resume.data_state if resume else None)
+    if resume is not None:
+        return mixture, None
+    if weights is not None:
+        _verify_weights(weights)
+    return mixture, weights
+
+
+def _verify_weights(folder: Path) -> None:
     """Refuse starting weights that are not what their manifest says; imported and foreign ones have none.
 
     The ranks of a node share the reading.
     """
-    if folder is None or not (folder / layout.MANIFEST_FILE).exists():
+    if not (folder / layout.MANIFEST_FILE).exists():
         return
     try:
         manifest.verify(folder, part=place_on_node(), only=manifest.WEIGHT_FILES)

@@ -134,7 +134,8 @@ class CheckpointSaver:
     def _prune(self, root: Path) -> None:
         """Delete what need not be kept, in a thread: a network file system takes its time."""
         keeping = self._keeping
-        self.wait_for_deletions()
+        if self._deleting is not None and self._deleting.is_alive():
+            return  # what it leaves, the next save deletes
         if self._ranks.is_leader and keeping.keep_last is not None:
             steps = steps_to_prune(root, keep_last=keeping.keep_last, keep_every=keeping.keep_every, verified=True)
             self._deleting = threading.Thread(target=_delete_steps, args=(root, steps), name="zagreus-pruner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -47,7 +48,8 @@ class StopRequests:
     def pass_on(self) -> None:
         """Ask the ranks to stop if a signal has come; call it again and again: a starting run clears old requests."""
         if self._first_at is not None and self._file.parent.is_dir():
-            self._file.touch()
+            with contextlib.suppress(OSError):  # a full disk: asked again in a moment; a second signal needs no file
+                self._file.touch()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         now, name = time.monotonic(), signal.Signals(number).name

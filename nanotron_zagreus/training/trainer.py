@@ -49,15 +49,17 @@ Batches = Iterator[dict[str, torch.Tensor]]
 class ZagreusTrainer(DistributedTrainer):
     """Trains one configuration from a fresh start, from another checkpoint's weights, or from a resume point."""
 
-    def __init__(self, run: Config, resume: ResumePoint | None = None) -> None:
+    def __init__(self, run: Config, resume: ResumePoint | None = None, weights: Path | None = None) -> None:
         """Build everything up to the first step; all ranks call it.
 
         Args:
             run: the checked configuration.
             resume: the verified checkpoint to go on from; None: start at step 1.
+            weights: the verified step's folder to start from; None: what `model.init_method` says.
         """
         self.run = run
         self.resume = resume
+        self._weights = weights
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
@@ -70,9 +72,7 @@ class ZagreusTrainer(DistributedTrainer):
         merge_equal_groups(self.optimizer)
         if self.grad_accumulator is not None:
             accumulate_together(self.grad_accumulator)
-        self.excluded_from_decay = exclude_from_weight_decay(
-            self.optimizer, run.optimizer.weight_decay_exclude_named_params
-        )
+        exclude_from_weight_decay(self.optimizer, run.optimizer.weight_decay_exclude_named_params)
         if resume is not None:
             dp_rank = dist.get_rank(self.parallel_context.dp_pg)
             load_optimizer(self.unwrapped_model, self.optimizer, self.grad_accumulator, resume.folder, dp_rank)
@@ -126,7 +126,7 @@ class ZagreusTrainer(DistributedTrainer):
             self.say(f"Resuming from {self.resume.folder} (step {self.resume.step})")
             load_weights(unwrapped, self.resume.folder)
         elif isinstance(init, ExistingCheckpointSection):
-            folder = resolve_checkpoint(init.path)
+            folder = self._weights or resolve_checkpoint(init.path)
             self.say(f"Starting from the weights of {folder}, with a fresh optimizer")
             load_weights(unwrapped, folder)
         else:
@@ -241,7 +241,7 @@ class ZagreusTrainer(DistributedTrainer):
         )
 
     def save_checkpoint(self) -> Path:
-        """Refuse: saving needs the data's state, see `run` and `saving`."""
+        """Refuse: saving needs the data's state, see `loop` and `saving`."""
         raise NotImplementedError("checkpoints are written by training.saving.CheckpointSaver")
 
     def say(self, text: str, *, level: int = logging.INFO) -> None:

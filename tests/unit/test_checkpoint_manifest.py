@@ -140,6 +140,13 @@ def test_pruning_keeps_the_newest_the_multiples_and_the_newest_sound_one(tmp_pat
     assert [row["step"] for row in inventory.describe_steps(tmp_path)] == [20, 30, 40, 50]
 
 
+def test_steps_of_a_run_given_up_neither_count_nor_go(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40, 50):
+        make_checkpoint(tmp_path / str(step), {"step": step})
+    write_latest(tmp_path, 30)  # the run went back to 20, and has just saved 30
+    assert inventory.steps_to_prune(tmp_path, keep_last=2, keep_every=None, verified=True) == [10]
+
+
 def test_a_part_is_verified_without_the_rest(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "5")
     (folder / "optimizer/b.safetensors").unlink()

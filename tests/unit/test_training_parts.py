@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -20,7 +21,16 @@ from nanotron_zagreus.errors import InputError, WorkError
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(480e9, "480B"), (8788, "8.79K"), (1_048_576, "1.05M"), (0.003, "0.003"), (0, "0"), (999.6, "1K"), (1, "1")],
+    [
+        (480e9, "480B"),
+        (8788, "8.79K"),
+        (1_048_576, "1.05M"),
+        (0.003, "0.003"),
+        (0, "0"),
+        (999.6, "1K"),
+        (1, "1"),
+        (float("inf"), "inf"),
+    ],
 )
 def test_numbers_read_as_upstream_prints_them(engine: Any, number: float, text: str) -> None:
     from nanotron_zagreus.training.metrics import human_format
@@ -110,6 +120,54 @@ def test_a_non_finite_step_touches_neither_parameters_nor_moments(engine: Any, f
     guard.step(optimizer, torch.tensor(1.0))
     assert not bool(*guard.take_unread())
     assert not torch.equal(parameter, value)
+
+
+def test_an_infinite_loss_does_not_blind_the_spike_notice(engine: Any) -> None:
+    from nanotron_zagreus.training.guards import SpikeNotice
+
+    notice = SpikeNotice(1.5)
+    for loss in [2.0] * 5 + [float("inf")] + [2.0] * 20:
+        assert notice.see(loss) is None
+    assert notice.see(4.0) == pytest.approx(2.0)
+
+
+def test_a_tracker_that_fails_is_given_up_and_the_figures_go_on(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.config import load_config
+    from nanotron_zagreus.training import metrics
+
+    class Full:
+        def add_scalar(self, *arguments: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    config = load_config("zagreus_tiny.yaml")
+    checkpoints = dataclasses.replace(config.checkpoints, checkpoints_path=tmp_path)
+    tracking = dataclasses.replace(config.zagreus.tracking, tensorboard=True)
+    monkeypatch.setattr(metrics, "_open_tensorboard", lambda root: Full())
+    zagreus = dataclasses.replace(config.zagreus, tracking=tracking)
+    writer = metrics.MetricsWriter(dataclasses.replace(config, checkpoints=checkpoints, zagreus=zagreus))
+    values = dict.fromkeys((field.name for field in dataclasses.fields(metrics.StepMetrics)), 1)
+    for _ in range(2):
+        writer.write(metrics.StepMetrics(**values))
+    writer.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert capsys.readouterr().err.count("No space left") == 1
+
+
+def test_a_start_that_fails_is_recorded_in_place_of_the_run_before(tmp_path: Path) -> None:
+    from nanotron_zagreus.training.outcomes import recorded_start
+
+    write_outcome(tmp_path, Outcome(why="stopped", step=5, checkpoint="5"))
+    with (
+        pytest.raises(MemoryError),
+        recorded_start(tmp_path, step=5, checkpoint=tmp_path / "5", rank=3, is_leader=True),
+    ):
+        assert read_outcome(tmp_path).why == "running"
+        raise MemoryError("CUDA out of memory")
+    outcome = read_outcome(tmp_path)
+    assert (outcome.why, outcome.step) == ("failed", 5)
+    assert outcome.reason == "rank 3: MemoryError: CUDA out of memory"
 
 
 def test_a_spike_is_noticed_after_the_warmup_and_does_not_move_the_mean(engine: Any) -> None:
