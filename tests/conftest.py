@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_session import only_gpu_tests
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -25,13 +26,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if not only_gpu_tests(config.args):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     _prefer_checkout()
-
-
-def only_gpu_tests(arguments: list[str]) -> bool:
-    """Tell whether pytest's positional arguments name files in tests/gpu and no others."""
-    folder = Path(__file__).parent / "gpu"
-    paths = [Path(argument.split("::")[0]).resolve() for argument in arguments]
-    return bool(paths) and all(path.is_relative_to(folder) for path in paths)
 
 
 def _prefer_checkout() -> None:

@@ -57,7 +57,7 @@ from benchmarks import train_step_sides
 from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
 
 root = Path(sys.argv[1])
-step, trainer, config = train_step_sides.build("stock nanotron", True, 1, 1)
+step, trainer, _, config = train_step_sides.build("stock nanotron", True, 1, 1)
 model = trainer.unwrapped_model
 from nanotron.serialize.weights import save_weights
 

@@ -133,7 +133,7 @@ def test_more_ranks_than_gpus_on_a_node_are_refused_before_the_process_group(mon
 
 
 def test_cuda_is_hidden_from_every_test_but_those_of_a_gpu() -> None:
-    from conftest import only_gpu_tests
+    from gpu_session import only_gpu_tests
 
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     gpu = str(Path(__file__).parents[1] / "gpu")
