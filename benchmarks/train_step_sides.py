@@ -101,7 +101,7 @@ def _restore_engine_gradients(trainer: Any) -> None:
 
     del trainer.grad_accumulator.backward
 
-    def clip() -> torch.Tensor:
+    def clip(loss: torch.Tensor | None) -> torch.Tensor:
         named = trainer.unwrapped_model.get_named_params_with_correct_tied()
         return clip_grad_norm(
             mp_pg=trainer.parallel_context.mp_pg,
