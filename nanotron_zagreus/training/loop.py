@@ -180,7 +180,7 @@ class TrainingLoop:
         newest = self.saver.newest
         outcome = Outcome(why=why, step=step, checkpoint=None if newest is None else str(newest), reason=reason)
         if self.ranks.is_leader:
-            write_as_possible(lambda: write_outcome(self.root, outcome), self.root)
+            write_as_possible(write_outcome, self.root, outcome)
         return outcome
 
     def _report_failure(self, error: Exception) -> None:
@@ -194,7 +194,7 @@ class TrainingLoop:
         text = f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
         checkpoint = None if newest is None else str(newest)
         outcome = Outcome(why="failed", step=step, checkpoint=checkpoint, reason=text)
-        write_as_possible(lambda: record_failure(self.root, outcome), self.root)
+        write_as_possible(record_failure, self.root, outcome)
 
     def _state(self) -> TrainingState:
         return self.trainer.training_state(self.mixture.state(self.trainer.iteration_step))

@@ -24,19 +24,19 @@ def recorded_start(root: Path, *, step: int, checkpoint: Path | None, rank: int,
     newest = None if checkpoint is None else str(checkpoint)
     if is_leader:
         running = Outcome(why="running", step=step, checkpoint=newest)
-        write_as_possible(lambda: write_outcome(root, running), root)
+        write_as_possible(write_outcome, root, running)
     try:
         yield
     except Exception as error:
         reason = f"rank {rank}: {type(error).__name__}: {error}"
         failed = Outcome(why="failed", step=step, checkpoint=newest, reason=reason)
-        write_as_possible(lambda: record_failure(root, failed), root)
+        write_as_possible(record_failure, root, failed)
         raise
 
 
-def write_as_possible(write: Callable[[], None], root: Path) -> None:
+def write_as_possible(write: Callable[[Path, Outcome], None], root: Path, outcome: Outcome) -> None:
     """Run ``write``; a full disk must not hide why the run ends."""
     try:
-        write()
+        write(root, outcome)
     except OSError as error:
-        print(f"zagreus: {root}: the outcome cannot be written: {error}", file=sys.stderr)
+        print(f"zagreus: {root}: the outcome ({outcome.why}) cannot be written: {error}", file=sys.stderr)
