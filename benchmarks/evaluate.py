@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2)
     parser.add_argument("--layers", type=int, default=32)
     arguments = parser.parse_args()
+    if arguments.work is not None:
+        arguments.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="zagreus-evaluate-", dir=arguments.work) as temporary:
         root = Path(temporary)
         make_data(root / "data")
