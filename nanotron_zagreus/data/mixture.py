@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanotron_zagreus.config.sections import Config
+from nanotron_zagreus.data.document_index import document_starts
+from nanotron_zagreus.data.open_files import OpenFiles
 from nanotron_zagreus.data.permutation import KeyedPermutation
 from nanotron_zagreus.data.repetition import check_repetition
 from nanotron_zagreus.data.resume import check_progress, record_state, stored_shares
+from nanotron_zagreus.data.shards import Shard
 from nanotron_zagreus.data.sources import Source, open_source
 from nanotron_zagreus.data.stages import Stage, build_stages, shares_of
 from nanotron_zagreus.data.tokenizer_identity import check_tokenizers
-from nanotron_zagreus.data.windows import WindowReader
+from nanotron_zagreus.data.windows import read_windows
 from nanotron_zagreus.errors import InputError, WorkError
 
 HELD_OUT = -1
@@ -79,8 +82,10 @@ class Mixture:
         self.token_dtype = sources[0].shards[0].dtype
         self._vocab_size = config.model.model_config.vocab_size
         self._permutation = lru_cache(maxsize=4 * len(sources) + 16)(self._make_permutation)
-        self._reader = WindowReader()
-        self._reader_lock = threading.Lock()
+        self._shards = tuple(shard for source in sources for shard in source.shards)
+        self._first_shards = np.cumsum([0] + [len(source.shards) for source in sources], dtype=np.int64)
+        self._files = OpenFiles()
+        self._files_lock = threading.Lock()
 
     def stage_of(self, step: int) -> Stage:
         """Return the stage that ``step`` (1 to train_steps) belongs to."""
@@ -126,33 +131,31 @@ class Mixture:
         Raises:
             WorkError: a file was shortened since it was opened, or holds a token outside the vocabulary.
         """
-        with self._reader_lock:
-            return self.read_samples(Samples.from_ids(ids), self._reader)
+        with self._files_lock:
+            return self.read_samples(Samples.from_ids(ids), self._files)
 
-    def read_samples(self, samples: Samples, reader: WindowReader) -> np.ndarray:
-        """Return the tokens of ``samples`` through the caller's own ``reader``; see :meth:`read`."""
-        window_tokens = self.sequence_length + 1
-        tokens = np.empty((len(samples), window_tokens), dtype=self.token_dtype)
-        places = zip(samples.source.tolist(), samples.shard.tolist(), samples.window.tolist(), strict=True)
-        for row, (source, shard, window) in zip(tokens, places, strict=True):
-            reader.read_into(row, self.sources[source].shards[shard], window * window_tokens)
-        if tokens.size and int(tokens.max()) >= self._vocab_size:
-            bad = int(np.flatnonzero(tokens.max(axis=1) >= self._vocab_size)[0])
-            path = self.sources[samples.source[bad]].shards[samples.shard[bad]].path
+    def read_samples(self, samples: Samples, files: OpenFiles, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the tokens of ``samples`` through the caller's ``files``, in ``out`` if given; see :meth:`read`."""
+        if out is None:
+            out = np.empty((len(samples), self.sequence_length + 1), dtype=self.token_dtype)
+        read_windows(files, out, *self._places(samples))
+        if out.size and int(out.max()) >= self._vocab_size:
+            bad = int(np.flatnonzero(out.max(axis=1) >= self._vocab_size)[0])
+            path = self._places(samples)[0][bad].path
             raise WorkError(
-                f"{path}: holds token {int(tokens[bad].max())} in window {samples.window[bad]}, the model's "
+                f"{path}: holds token {int(out[bad].max())} in window {samples.window[bad]}, the model's "
                 f"vocab_size is {self._vocab_size}; the file is damaged, run `zagreus shards verify {path.parent}`"
             )
-        return tokens
+        return out
 
-    def document_starts(self, samples: Samples, reader: WindowReader) -> list[np.ndarray]:
-        """Return per sample where documents start inside its inputs, int64 in (0, sequence_length)."""
-        window_tokens = self.sequence_length + 1
-        places = zip(samples.source.tolist(), samples.shard.tolist(), samples.window.tolist(), strict=True)
-        return [
-            reader.document_starts(self.sources[source].shards[shard], window * window_tokens, self.sequence_length)
-            for source, shard, window in places
-        ]
+    def document_starts(self, samples: Samples, files: OpenFiles) -> tuple[np.ndarray, np.ndarray]:
+        """Return where documents start inside the samples' inputs: see `document_index.document_starts`."""
+        return document_starts(files, *self._places(samples), self.sequence_length)
+
+    def _places(self, samples: Samples) -> tuple[list[Shard], list[int]]:
+        """Return each sample's shard and its first token there."""
+        numbers = (self._first_shards[samples.source] + samples.shard).tolist()
+        return [self._shards[number] for number in numbers], (samples.window * (self.sequence_length + 1)).tolist()
 
     def state(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint of ``step`` records, as JSON data: see `resume.record_state`."""

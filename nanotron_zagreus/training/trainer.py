@@ -23,6 +23,7 @@ from nanotron_zagreus.arithmetic import count_flops_per_token, learning_rate_at
 from nanotron_zagreus.checkpoints.layout import resolve_checkpoint
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.config.model import ExistingCheckpointSection
+from nanotron_zagreus.data.batch import MicroBatch, engine_batch
 from nanotron_zagreus.engine.bringup import current
 from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
 from nanotron_zagreus.engine.translation import engine_config_file
@@ -166,10 +167,10 @@ class ZagreusTrainer(DistributedTrainer):
         self.optimizer.zero_grad()
         return outputs, loss
 
-    def batches_on_device(self, batches: Batches) -> Batches:
-        """Yield micro-batches copied to this rank's device, without waiting for the copy."""
+    def batches_on_device(self, batches: Iterator[MicroBatch]) -> Batches:
+        """Yield micro-batches as the engine takes them on this rank's device, without waiting for it."""
         for batch in batches:
-            yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+            yield engine_batch(batch, self.device)
 
     def run_step(self, step: int, batches: Batches) -> torch.Tensor | None:
         """Run optimizer step ``step``, count its samples, and return the loss where this rank has it."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from nanotron import distributed as dist
 
-from nanotron_zagreus.data.loader import document_tensors
+from nanotron_zagreus.data.batch import MicroBatch, document_offsets, engine_batch
 from nanotron_zagreus.data.mixture import Mixture, SampleId, Samples
-from nanotron_zagreus.data.windows import WindowReader
+from nanotron_zagreus.data.open_files import OpenFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,27 +78,24 @@ def _loss_sum(trainer: Any, mixture: Mixture, ids: list[SampleId], micro_batch_s
 
     Every rank of a replica must run it, also with nothing to score, since their collectives belong together.
     """
-    tokens = np.zeros((micro_batch_size, mixture.sequence_length + 1), dtype=np.int64)
+    tokens = np.zeros((micro_batch_size, mixture.sequence_length + 1), dtype=np.int32)
     if ids:
         tokens[: len(ids)] = mixture.read(ids)
-    rows = torch.from_numpy(tokens).to(trainer.device)
-    mask = torch.zeros_like(rows[:, 1:], dtype=torch.bool)
-    mask[: len(ids)] = True
-    batch = {"input_ids": rows[:, :-1], "input_mask": mask, "label_ids": rows[:, 1:], "label_mask": mask}
-    if trainer.run.zagreus.document_masking:
-        documents = document_tensors(_document_starts(mixture, ids, micro_batch_size), mixture.sequence_length)
-        batch |= {name: tensor.to(trainer.device) for name, tensor in documents.items()}
+    offsets = _document_offsets(mixture, ids, micro_batch_size) if trainer.run.zagreus.document_masking else None
+    batch = engine_batch(MicroBatch(torch.from_numpy(tokens), offsets), trainer.device)
+    batch["label_mask"] = batch["label_mask"].clone()
+    batch["label_mask"][len(ids) :] = False
     loss = trainer.unwrapped_model(**batch)["loss"]
     if not isinstance(loss, torch.Tensor):
         return torch.zeros(2, dtype=torch.float64, device=trainer.device)
     return torch.stack((loss.double() * len(ids), torch.full_like(loss, len(ids), dtype=torch.float64)))
 
 
-def _document_starts(mixture: Mixture, ids: list[SampleId], num_rows: int) -> list[np.ndarray]:
-    """Return per row where documents start inside it; rows without a window are one document."""
-    reader = WindowReader()
+def _document_offsets(mixture: Mixture, ids: list[SampleId], num_rows: int) -> torch.Tensor:
+    """Return the document offsets of a micro-batch; rows without a window are one document."""
+    files = OpenFiles()
     try:
-        starts = mixture.document_starts(Samples.from_ids(ids), reader)
+        rows, starts = mixture.document_starts(Samples.from_ids(ids), files)
     finally:
-        reader.close()
-    return [*starts, *(np.empty(0, dtype=np.int64) for _ in range(num_rows - len(ids)))]
+        files.close()
+    return document_offsets(rows, starts, num_rows, mixture.sequence_length)

@@ -220,23 +220,21 @@ def drift(option: str, config_file: str) -> None:
 
 
 def with_uneven_masks(config_file: str) -> None:
-    from nanotron_zagreus.data.loader import StepLoader
+    from nanotron_zagreus.training.loop import ZagreusTrainer
 
-    original = StepLoader._collate
+    original = ZagreusTrainer.batches_on_device
 
-    def masked(self: Any, samples: Any, files: Any) -> Any:
-        batches = original(self, samples, files)
-        for batch in batches:
+    def masked(self: Any, batches: Any) -> Any:
+        for batch in original(self, batches):
             length = batch["label_mask"].shape[1]
             num_kept = 1 + batch["input_ids"][:, :1] % 4 * ((length - 1) // 3)
-            batch["label_mask"] = torch.arange(length)[None] < num_kept
-        return batches
+            yield batch | {"label_mask": torch.arange(length)[None] < num_kept}
 
-    StepLoader._collate = masked
+    ZagreusTrainer.batches_on_device = masked
     try:
         run_training(config_file)
     finally:
-        StepLoader._collate = original
+        ZagreusTrainer.batches_on_device = original
 
 
 def with_fused_loss(config_file: str) -> None:

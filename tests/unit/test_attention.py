@@ -80,9 +80,12 @@ def test_boundaries_are_padded_to_a_length_that_does_not_depend_on_the_documents
 def test_boundaries_from_the_loader_are_those_found_from_positions() -> None:
     import numpy as np
 
-    from nanotron_zagreus.data.loader import document_tensors
+    from nanotron_zagreus.data.batch import MicroBatch, document_offsets, engine_batch
 
-    loaded = document_tensors([np.array(row[1:], dtype=np.int64) for row in STARTS], SEQUENCE)
+    inside = [(row, start) for row, starts in enumerate(STARTS) for start in starts[1:]]
+    offsets = document_offsets(*np.array(inside).T, len(STARTS), SEQUENCE)
+    batch = MicroBatch(torch.zeros(len(STARTS), SEQUENCE + 1, dtype=torch.int32), offsets)
+    loaded = engine_batch(batch, CPU)
     given = documents_of(loaded["position_ids"], loaded["document_offsets"])
     found = documents_of(loaded["position_ids"])
     assert torch.equal(given.offsets, found.offsets)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanotron_zagreus.data import loader
-from nanotron_zagreus.data.loader import StepLoader, document_tensors
+from nanotron_zagreus.data.batch import engine_batch
+from nanotron_zagreus.data.loader import StepLoader
 from nanotron_zagreus.data.mixture import open_mixture
 from nanotron_zagreus.errors import WorkError
 from tests.unit.data_fixtures import make_config, write_source
@@ -59,55 +59,66 @@ def test_a_step_trains_on_the_same_samples_in_every_topology(folders, topology, 
     per_rank = []
     for rank in range(dp):
         batches = list(make_loader(mixture, dp, rank, micro, accumulation).micro_batches(start))
-        inputs = torch.stack([batch["input_ids"] for batch in batches])
-        per_rank.append(inputs.reshape(-1, accumulation, micro, 8))
+        windows = torch.stack([batch.tokens for batch in batches])
+        per_rank.append(windows.reshape(-1, accumulation, micro, 9))
     got = torch.stack(per_rank, dim=2)  # [step, accumulation, rank, row, token]
     for index, step in enumerate(range(start, 7)):
         tokens = mixture.read(mixture.samples_of_step(step))
-        assert np.array_equal(got[index].reshape(24, 8).numpy(), tokens[:, :-1])
+        assert np.array_equal(got[index].reshape(24, 9).numpy(), tokens)
     assert len(got) == 7 - start
 
 
-def test_a_micro_batch_has_the_engine_s_types(folders):
-    batch = next(make_loader(make_mixture(folders)).micro_batches(1))
-    assert {name: tensor.dtype for name, tensor in batch.items()} == {
-        "input_ids": torch.int64,
-        "input_mask": torch.bool,
-        "label_ids": torch.int64,
-        "label_mask": torch.bool,
-    }
-    assert all(tensor.shape == (24, 8) and tensor.is_contiguous() for tensor in batch.values())
-    assert torch.equal(batch["input_ids"][:, 1:], batch["label_ids"][:, :-1])
-    assert batch["input_mask"].all() and batch["label_mask"].all()
+def test_a_micro_batch_is_its_windows(folders):
+    """Tokens of two bytes here: the shards' own type does not show."""
+    mixture = make_mixture(folders)
+    batch = next(make_loader(mixture).micro_batches(1))
+    assert batch.tokens.dtype is torch.int32 and batch.tokens.is_contiguous() and batch.document_offsets is None
+    assert np.array_equal(batch.tokens.numpy(), mixture.read(mixture.samples_of_step(1)))
+
+
+def test_tokens_of_four_bytes_are_read_as_they_are(tmp_path):
+    folder = write_source(tmp_path / "x", [50], token_size=4)
+    mixture = open_mixture(make_config([{"dataset": {"dataset_folder": str(folder)}}]))
+    assert mixture.token_dtype == np.uint32
+    loader = make_loader(mixture, micro=4)
+    batch = next(loader.micro_batches(1))
+    loader.close()
+    assert batch.tokens.dtype is torch.int32
+    assert np.array_equal(batch.tokens.numpy(), mixture.read(mixture.samples_of_step(1))[:4])
 
 
 def test_every_tensor_is_pinned_when_asked(folders, monkeypatch):
-    pinned = []
+    empty, pinned = torch.empty, []
+
+    def recording(shape, *, pin_memory, **options):
+        memory = empty(shape, **options)
+        pinned.extend(memory[row].data_ptr() for row in range(len(memory)) if pin_memory)
+        return memory
+
+    monkeypatch.setattr(torch, "empty", recording)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.data_ptr()) or tensor)
-    loader = make_loader(make_mixture(folders, micro=4, accumulation=6), micro=4, accumulation=6, pin_memory=True)
+    options = {"pin_memory": True, "document_masking": True}
+    loader = make_loader(make_mixture(folders, micro=4, accumulation=6), micro=4, accumulation=6, **options)
     batch = next(loader.micro_batches(1))
     loader.close()
-    assert {tensor.data_ptr() for tensor in batch.values()} <= set(pinned)
+    assert {batch.tokens.data_ptr(), batch.document_offsets.data_ptr()} <= set(pinned)
 
 
-def test_document_masking_resets_positions_at_the_index(folders):
-    mixture = make_mixture(folders)
-    loader = make_loader(mixture, document_masking=True)
-    batch = next(loader.micro_batches(1))
-    for row, sample in enumerate(mixture.samples_of_step(1)):
-        first = sample.window * 9
-        expected = [min((first + column) % 7, column) for column in range(8)]  # documents of seven tokens
-        assert batch["position_ids"][row].tolist() == expected
-    offsets = batch["document_offsets"]
-    assert offsets.dtype == torch.int32 and offsets[0] == 0 and offsets[-1] == 24 * 8
-    assert torch.equal(batch["position_ids"].ravel().eq(0).nonzero().ravel(), offsets[:-1].long())
+@pytest.mark.parametrize("micro", [24, 4])
+def test_document_masking_resets_positions_at_the_index(folders, micro):
+    mixture = make_mixture(folders, micro=micro, accumulation=24 // micro)
+    loader = make_loader(mixture, micro=micro, accumulation=24 // micro, document_masking=True)
+    samples = mixture.samples_of_step(1)
+    for number, batch in zip(range(24 // micro), loader.micro_batches(1), strict=False):
+        made = engine_batch(batch, torch.device("cpu"))
+        for row, sample in enumerate(samples[number * micro : (number + 1) * micro]):
+            first = sample.window * 9
+            expected = [min((first + column) % 7, column) for column in range(8)]  # documents of seven tokens
+            assert made["position_ids"][row].tolist() == expected
+        offsets = made["document_offsets"]
+        assert offsets.dtype == torch.int32 and offsets[0] == 0 and offsets[-1] == micro * 8
+        assert torch.equal(made["position_ids"].ravel().eq(0).nonzero().ravel(), offsets[:-1].long())
     loader.close()
-
-
-def test_document_tensors_of_known_boundaries():
-    tensors = document_tensors([np.array([3]), np.array([], dtype=np.int64), np.array([1, 2])], 4)
-    assert tensors["position_ids"].tolist() == [[0, 1, 2, 0], [0, 1, 2, 3], [0, 0, 0, 1]]
-    assert tensors["document_offsets"].tolist() == [0, 3, 4, 8, 9, 10, 12]
 
 
 def test_a_batch_that_does_not_fit_the_mixture_is_refused(folders):
@@ -115,15 +126,16 @@ def test_a_batch_that_does_not_fit_the_mixture_is_refused(folders):
         make_loader(make_mixture(folders), dp=2)
 
 
-def test_reading_stays_a_bounded_number_of_steps_ahead(folders):
-    loader = make_loader(make_mixture(folders, train_steps=500), prefetch_steps=3)  # a step fills a chunk
+def test_reading_stays_a_bounded_number_of_steps_ahead(folders, monkeypatch):
+    monkeypatch.setattr("nanotron_zagreus.data.loader._CHUNK_SAMPLES", 24)  # a step
+    loader = make_loader(make_mixture(folders, train_steps=500), prefetch_steps=3)
     batches = loader.micro_batches(1)
     next(batches)
     deadline = time.monotonic() + 20
-    while loader._readers[0]._queue.qsize() < 3 and time.monotonic() < deadline:
+    while len(loader._readers[0]) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert loader._readers[0]._queue.qsize() == 3
+    assert len(loader._readers[0]) == 3
     loader.close()
 
 
@@ -164,14 +176,6 @@ def test_two_iterations_do_not_disturb_each_other(folders):
     one, two = loader.micro_batches(1), loader.micro_batches(2)
     first = next(one)
     second = next(two)
-    assert torch.equal(next(one)["input_ids"], second["input_ids"])
-    assert not torch.equal(first["input_ids"], second["input_ids"])
+    assert torch.equal(next(one).tokens, second.tokens)
+    assert not torch.equal(first.tokens, second.tokens)
     loader.close()
-
-
-@pytest.mark.parametrize("shape", [(1, 40_000), (3, 8), (20, 4097)])
-def test_tokens_are_converted_whole_however_many_there_are(shape: tuple[int, int]) -> None:
-    tokens = np.random.default_rng(0).integers(0, 128_256, shape, dtype=np.uint32)
-    converted = loader.to_int64(tokens[:, 1:])
-    assert converted.dtype is torch.int64 and converted.is_contiguous()
-    assert np.array_equal(converted.numpy(), tokens[:, 1:])

@@ -6,10 +6,12 @@ import resource
 import numpy as np
 import pytest
 
+from nanotron_zagreus.data.document_index import document_starts, starts_by_bisection
+from nanotron_zagreus.data.open_files import OpenFiles, allow_open_files
 from nanotron_zagreus.data.shard_file import PARTIAL_FOLDER, ShardFile
 from nanotron_zagreus.data.shards import list_shards, read_shard, summarize_shards
 from nanotron_zagreus.data.sources import open_source
-from nanotron_zagreus.data.windows import WindowReader, allow_open_files
+from nanotron_zagreus.data.windows import read_windows
 from nanotron_zagreus.errors import InputError, MissingInputError, WorkError
 from tests.unit.data_fixtures import VOCAB_SIZE, write_shard
 
@@ -178,13 +180,12 @@ def test_thousands_of_shards_need_few_open_files(tmp_path):
     for rank in range(40):
         write_shard(tmp_path, rank, 30)
     shards = list_shards(tmp_path)
-    reader, row = WindowReader(max_open_files=4), np.empty(9, dtype=np.uint16)
-    for _ in range(2):
-        for shard in shards:
-            reader.read_into(row, shard, 9)
-            assert row.tolist() == list(range(9, 18))
-            assert len(reader._descriptors) <= 4
-    reader.close()
+    files, rows = OpenFiles(max_open_files=4), np.empty((40, 9), dtype=np.uint16)
+    for first in (9, 18):
+        read_windows(files, rows, shards, [first] * 40)
+        assert rows.tolist() == [list(range(first, first + 9))] * 40
+        assert len(files) == 4
+    files.close()
 
 
 def test_a_file_shortened_while_in_use_is_named(tmp_path):
@@ -192,7 +193,7 @@ def test_a_file_shortened_while_in_use_is_named(tmp_path):
     shard = read_shard(path)
     _truncate(path)
     with pytest.raises(WorkError, match="00000_unshuffled"):
-        WindowReader().read_into(np.empty(9, dtype=np.uint16), shard, 21)
+        read_windows(OpenFiles(), np.empty((1, 9), dtype=np.uint16), [shard], [21])
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_wanted(monkeypatch):
@@ -216,32 +217,68 @@ def test_reads_that_give_less_than_asked_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0].cast("B")[:7]], offset))
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 5), offset))
     shard = read_shard(write_shard(tmp_path, 0, 100, document_tokens=30))
-    row = np.empty(50, dtype=np.uint16)
-    reader = WindowReader()
-    reader.read_into(row, shard, 10)
-    assert row.tolist() == list(range(10, 60))
-    assert reader.document_starts(shard, 10, 60).tolist() == [20, 50]
+    rows = np.empty((1, 50), dtype=np.uint16)
+    files = OpenFiles()
+    read_windows(files, rows, [shard], [10])
+    assert rows[0].tolist() == list(range(10, 60))
+    assert document_starts(files, [shard], [10], 60)[1].tolist() == [20, 50]
     with pytest.raises(WorkError, match="shortened"):
-        reader.read_into(row, shard, 60)
+        read_windows(files, rows, [shard], [60])
 
 
-@pytest.mark.parametrize("kind", ["few", "many", "huge document between tiny ones", "tiny documents at the end"])
-def test_document_starts_inside_a_window_come_from_the_index(tmp_path, kind):
+KINDS_OF_DOCUMENTS = ["few", "many", "huge document between tiny ones", "tiny documents at the end", "a page"]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_DOCUMENTS)
+def test_document_starts_inside_windows_come_from_the_index(tmp_path, kind):
     tiny = np.random.default_rng(0).integers(0, 6, 3000)
     lengths = {
         "few": tiny[:3],
         "many": tiny,
         "huge document between tiny ones": np.concatenate([tiny, [40_000], tiny]),
         "tiny documents at the end": np.concatenate([np.full(20, 1000), tiny]),
+        "a page": np.full(512, 3),
     }[kind]
-    with ShardFile(tmp_path, "0.ds", tokenizer="t", token_size=2) as writer:
+    shard, files = shard_of_documents(tmp_path, lengths), OpenFiles()
+    ends, total = np.unique(np.cumsum(lengths)), int(lengths.sum())
+    firsts = list(range(0, max(1, total - 9), max(1, total // 50)))
+    wanted = [[end - first for end in ends.tolist() if 0 < end - first < 9] for first in firsts]
+    windows, starts = document_starts(files, [shard] * len(firsts), firsts, 9)
+    assert [starts[windows == window].tolist() for window in range(len(firsts))] == wanted
+    for window, first in enumerate(firsts):
+        assert np.unique(starts_by_bisection(files, shard, first, 9)).tolist() == wanted[window]
+
+
+@pytest.mark.parametrize("num_tokens", [9, 9000])
+def test_document_starts_of_windows_of_many_shards_are_those_of_each(tmp_path, num_tokens):
+    """A window of 9,000 tokens has more documents than a block of the index."""
+    rng = np.random.default_rng(1)
+    shards = [
+        shard_of_documents(tmp_path / str(number), rng.geometric(1 / mean, 4000).astype(np.int64))
+        for number, mean in enumerate((3, 50, 7))
+    ]
+    files, places = OpenFiles(), rng.integers(0, 3, 64).tolist()
+    firsts = [int(rng.integers(0, max(1, shards[place].num_tokens - num_tokens))) for place in places]
+    windows, starts = document_starts(files, [shards[place] for place in places], firsts, num_tokens)
+    assert (np.diff(windows) >= 0).all()
+    for window, (place, first) in enumerate(zip(places, firsts, strict=True)):
+        found = starts_by_bisection(files, shards[place], first, num_tokens)
+        assert np.array_equal(starts[windows == window], np.unique(found))
+
+
+def test_an_index_shortened_while_in_use_is_named(tmp_path):
+    shard = shard_of_documents(tmp_path, np.full(2000, 5))
+    _truncate(shard.index_path)
+    with pytest.raises(WorkError, match=r"index: ends before entry .* shortened"):
+        document_starts(OpenFiles(), [shard], [9_000], 9)
+
+
+def shard_of_documents(folder, lengths):
+    folder.mkdir(exist_ok=True)
+    with ShardFile(folder, "0.ds", tokenizer="t", token_size=2) as writer:
         writer.write(np.zeros(lengths.sum(), dtype=np.uint16), lengths)
         writer.finish()
-    shard, reader = read_shard(tmp_path / "0.ds"), WindowReader()
-    ends = np.unique(np.cumsum(lengths))
-    for first in range(0, int(lengths.sum()) - 9, max(1, int(lengths.sum()) // 50)):
-        wanted = [end - first for end in ends.tolist() if 0 < end - first < 9]
-        assert reader.document_starts(shard, first, 9).tolist() == wanted
+    return read_shard(folder / "0.ds")
 
 
 @pytest.mark.parametrize("slow_seconds", [0, float("inf")])

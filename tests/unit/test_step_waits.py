@@ -11,8 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.train_step_sides import batches, build_ours, configuration
-from nanotron_zagreus.data.loader import document_tensors
+from benchmarks.train_step_sides import build_ours, configuration
+from nanotron_zagreus.data.batch import MicroBatch, document_offsets
 
 WAITING_OPERATIONS = (
     "_local_scalar_dense",
@@ -71,9 +71,9 @@ def test_a_step_waits_for_nothing(documents: bool, engine: Any) -> None:
     # sdpa: the CPU's own kernel for documents reads their sizes, and runs on no GPU.
     config = configuration(True, 1, 2, {"zagreus": {"document_masking": documents, "attention": "sdpa"}})
     _, trainer = build_ours(config, None)
-    made = next(batches(config, trainer.device))
-    if documents:
-        made |= document_tensors([np.array([100, 300])], config.tokens.sequence_length)
-    data = itertools.repeat(made)
+    rows, length = config.tokens.micro_batch_size, config.tokens.sequence_length
+    tokens = torch.randint(0, config.model.model_config.vocab_size, (rows, length + 1), dtype=torch.int32)
+    offsets = document_offsets(np.array([0, 0]), np.array([100, 300]), rows, length) if documents else None
+    data = trainer.batches_on_device(itertools.repeat(MicroBatch(tokens, offsets)))
     trainer.run_step(1, data)
     assert waits_of(lambda: trainer.step_figures(trainer.run_step(2, data))) == []
