@@ -220,6 +220,7 @@ def drift(option: str, config_file: str) -> None:
 
 
 def with_uneven_masks(config_file: str) -> None:
+    bring_up()
     from nanotron_zagreus.training.loop import ZagreusTrainer
 
     original = ZagreusTrainer.batches_on_device
