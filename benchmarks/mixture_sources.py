@@ -18,7 +18,7 @@ _PUBLISHED = "smollm2/zagreus_350M_por.yaml"
 _PUBLISHED_ROOT = "/training/pretraining"
 _TOKENIZER = "meta-llama/Llama-3.2-1B"
 _DOCUMENT_TOKENS = 600
-"""The mean; lengths are log-normal with this median's logarithm spread by 1."""
+"""The mean. Real tokens have log-normal lengths, sigma 1; holes have this length."""
 
 
 def write_sources(work: Path, num_tokens: int, shards: int, *, sparse: bool) -> Path:

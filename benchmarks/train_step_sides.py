@@ -17,6 +17,7 @@ import yaml
 
 from nanotron_zagreus.config import Config, load_config_text
 from nanotron_zagreus.config.parsing import to_plain
+from nanotron_zagreus.data.batch import MicroBatch, engine_batch
 from nanotron_zagreus.engine.bringup import bring_up
 from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
 from nanotron_zagreus.engine.launch import start_process_group
@@ -73,13 +74,9 @@ def batches(config: Config, device: torch.device) -> Iterator[dict[str, torch.Te
     """Yield the same random micro-batches for every side, over and over."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.tokens.micro_batch_size, config.tokens.sequence_length + 1)
-    made = []
-    for _ in range(4):
-        rows = torch.randint(0, config.model.model_config.vocab_size, shape, generator=generator).to(device)
-        mask = torch.ones_like(rows[:, 1:], dtype=torch.bool)
-        inputs, labels = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-        made.append({"input_ids": inputs, "input_mask": mask, "label_ids": labels, "label_mask": mask})
-    return itertools.cycle(made)
+    vocab_size = config.model.model_config.vocab_size
+    windows = [torch.randint(0, vocab_size, shape, generator=generator, dtype=torch.int32) for _ in range(4)]
+    return itertools.cycle([engine_batch(MicroBatch(tokens), device) for tokens in windows])
 
 
 def build_ours(config: Config, variant: str | None) -> tuple[Step, Any]:

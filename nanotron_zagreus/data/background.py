@@ -41,6 +41,8 @@ class BackgroundIterator(Generic[Item]):
                 item = self._ready.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
+            if item is None or isinstance(item, BaseException):
+                self._ready.put(item)  # it ends every iteration to come, too
             if item is None:
                 return
             if isinstance(item, BaseException):

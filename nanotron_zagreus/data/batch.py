@@ -1,7 +1,7 @@
 """A micro-batch on its way: as few bytes as there are until it is on the device, then what the engine takes.
 
 The loader hands over tokens of four bytes, each once. What upstream's collator makes of them on the host (inputs and
-labels of eight bytes, two masks, positions) is four times as much to write and to copy; a device makes it in no time.
+labels of eight bytes, two masks, positions) is more than four times as much to write and to copy.
 """
 
 from __future__ import annotations

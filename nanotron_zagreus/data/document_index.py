@@ -2,7 +2,8 @@
 
 The indices of a trillion tokens do not fit in memory: they are searched on disk, a page at a time. Where in its file a
 window's documents are listed is guessed from the mean length of a document, for all windows at once; a guess that
-missed is corrected by how far off it was, and the few that go on missing are found by bisection.
+missed is corrected by how far off it was and how long documents are there, and the few that go on missing are found by
+bisection.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def document_starts(
     """
     first = np.array(first_tokens, dtype=np.uint64)[:, None]
     last = first + np.uint64(num_tokens)
-    ends, unfound = _guessed_blocks(files, shards, first_tokens, last)
+    ends, unfound = _guessed_blocks(files, shards, first_tokens, num_tokens)
     windows, columns = np.nonzero((ends > first) & (ends < last))
     starts = (ends[windows, columns] - first[windows, 0]).astype(np.int64)
     for window in unfound:
@@ -82,12 +83,13 @@ def starts_by_bisection(files: OpenFiles, shard: Shard, first_token: int, num_to
 
 
 def _guessed_blocks(
-    files: OpenFiles, shards: Sequence[Shard], first_tokens: Sequence[int], last: np.ndarray
+    files: OpenFiles, shards: Sequence[Shard], first_tokens: Sequence[int], num_tokens: int
 ) -> tuple[np.ndarray, list[int]]:
     """Return document ends u64 `[windows, _BLOCK]`, and the windows whose row does not hold all that it should."""
     ends = np.empty((len(shards), _BLOCK), dtype=np.uint64)
+    half = num_tokens // 2
     guesses = [
-        first_token * shard.num_documents // max(1, shard.num_tokens)
+        (first_token + half) * shard.num_documents // max(1, shard.num_tokens)
         for shard, first_token in zip(shards, first_tokens, strict=True)
     ]
     unfound = list(range(len(shards)))
@@ -99,13 +101,11 @@ def _guessed_blocks(
             row = ends[window]
             num_read = _fill(files, shard, begin, row)
             earliest, latest = int(row[0]), int(row[-1])
-            if (begin and earliest > first_token) or (
-                latest < int(last[window, 0]) and begin + num_read < shard.num_documents
-            ):
+            is_late = begin > 0 and earliest > first_token
+            if is_late or (latest < first_token + num_tokens and begin + num_read < shard.num_documents):
                 missed.append(window)
-                at, number = (earliest, begin) if earliest > first_token else (latest, begin + num_read)
-                step = (first_token - at) * shard.num_documents // max(1, shard.num_tokens)
-                guesses[window] = max(0, number + step)
+                at, number = (earliest, begin) if is_late else (latest, begin + num_read)
+                guesses[window] = number + (first_token + half - at) * num_read // max(1, latest - earliest)
         unfound = missed
         if not unfound:
             break

@@ -20,8 +20,11 @@ from nanotron_zagreus.data.open_files import OpenFiles, allow_open_files
 
 _BLOCK_SAMPLES = 8192
 """Located at once: with ten sources a sample then costs under 1 µs, in 0.6 MB and 6 ms a block."""
+_TOKEN_BYTES = 4
 _CHUNK_SAMPLES = 128
-"""Samples that are read and handed over together: 2 MB. To wake the other thread costs as much as ten samples."""
+_CHUNK_BYTES = 2 << 20
+"""Most that is read and handed over together, above one micro-batch: less would wake the other thread more often. torch
+rounds pinned memory up to a power of two."""
 
 
 class StepLoader:
@@ -55,7 +58,8 @@ class StepLoader:
         self._num_micro_batches = batch_accumulation_per_replica
         self._document_masking = document_masking
         self._pin_memory = pin_memory
-        self._micro_batches_per_chunk = max(1, _CHUNK_SAMPLES // micro_batch_size)
+        chunk_samples = min(_CHUNK_SAMPLES, _CHUNK_BYTES // (_TOKEN_BYTES * (mixture.sequence_length + 1)))
+        self._micro_batches_per_chunk = max(1, chunk_samples // micro_batch_size)
         self._prefetch_chunks = -(-prefetch_steps * batch_accumulation_per_replica // self._micro_batches_per_chunk)
         starts = np.arange(batch_accumulation_per_replica) * dp * micro_batch_size + dp_rank * micro_batch_size
         self._rows = (starts[:, None] + np.arange(micro_batch_size)).ravel()

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanotron_zagreus.data.background import BackgroundIterator
 from nanotron_zagreus.data.batch import engine_batch
 from nanotron_zagreus.data.loader import StepLoader
 from nanotron_zagreus.data.mixture import open_mixture
@@ -139,6 +140,16 @@ def test_reading_stays_a_bounded_number_of_steps_ahead(folders, monkeypatch):
     loader.close()
 
 
+@pytest.mark.parametrize(("num_bytes", "num_micro_batches"), [(500, 3), (10, 1), (1 << 20, 32)])
+def test_a_chunk_is_bounded_in_bytes_but_never_less_than_a_micro_batch(
+    folders, num_bytes, num_micro_batches, monkeypatch
+):
+    monkeypatch.setattr("nanotron_zagreus.data.loader._CHUNK_BYTES", num_bytes)  # a window has 36
+    mixture = make_mixture(folders, micro=4, accumulation=6, train_steps=500)
+    chunk = next(make_loader(mixture, micro=4, accumulation=6)._produce(4))
+    assert len(list(chunk.micro_batches(4))) == num_micro_batches
+
+
 def test_no_thread_is_left_however_the_reading_ends(folders):
     mixture = make_mixture(folders, train_steps=500)
     before = len(reader_threads())
@@ -179,3 +190,17 @@ def test_two_iterations_do_not_disturb_each_other(folders):
     assert torch.equal(next(one).tokens, second.tokens)
     assert not torch.equal(first.tokens, second.tokens)
     loader.close()
+
+
+def test_what_ended_once_is_at_its_end_again():
+    def failing():
+        yield 1
+        raise KeyError
+
+    whole, broken = BackgroundIterator(iter([1, 2]), 3, "x"), BackgroundIterator(failing(), 3, "x")
+    assert list(whole) == [1, 2] and list(whole) == []
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            list(broken)
+    whole.close()
+    broken.close()

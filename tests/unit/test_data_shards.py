@@ -266,6 +266,19 @@ def test_document_starts_of_windows_of_many_shards_are_those_of_each(tmp_path, n
         assert np.array_equal(starts[windows == window], np.unique(found))
 
 
+@pytest.mark.parametrize("num_tokens", [9, 3000, 4900])
+def test_windows_that_a_block_holds_are_found_without_bisection(tmp_path, num_tokens, monkeypatch):
+    """Up to 490 of the 512 documents of a block; in a file whose documents grow, so that the first guess is wrong."""
+    monkeypatch.setattr("nanotron_zagreus.data.document_index.starts_by_bisection", None)
+    lengths = np.repeat([10, 40], 10_000)
+    shard, firsts = shard_of_documents(tmp_path, lengths), list(range(0, 90_000, 7_001))
+    windows, starts = document_starts(OpenFiles(), [shard] * len(firsts), firsts, num_tokens)
+    ends = np.cumsum(lengths)
+    for window, first in enumerate(firsts):
+        wanted = ends[(ends > first) & (ends < first + num_tokens)] - first
+        assert np.array_equal(starts[windows == window], wanted)
+
+
 def test_an_index_shortened_while_in_use_is_named(tmp_path):
     shard = shard_of_documents(tmp_path, np.full(2000, 5))
     _truncate(shard.index_path)

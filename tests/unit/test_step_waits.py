@@ -34,7 +34,10 @@ class Operations(TorchDispatchMode):
         self._found = found
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.overloadpacket.__name__ in WAITING_OPERATIONS:
+        name = function.overloadpacket.__name__
+        # Without the size of its result repeat_interleave asks the device for it, inside the kernel.
+        asks_for_size = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
+        if name in WAITING_OPERATIONS or asks_for_size:
             self._found.append(str(function))
         return function(*args, **(kwargs or {}))
 
@@ -63,6 +66,9 @@ def test_the_watch_sees_what_waits() -> None:
     tensor = torch.ones(3)
     for function in (lambda: float(tensor[0]), lambda: bool(tensor[0]), tensor.tolist, tensor.nonzero, tensor.cpu):
         assert waits_of(function)
+    counts = torch.tensor([1, 0, 2])
+    assert waits_of(lambda: torch.repeat_interleave(tensor, counts))
+    assert not waits_of(lambda: torch.repeat_interleave(tensor, counts, output_size=3))
     assert not waits_of(lambda: tensor.sum().sqrt())
 
 
