@@ -63,9 +63,9 @@ def windows_by_memcpy(config: Any, mixture: Any) -> Iterator[int]:
 
 def windows_of_mixture(config: Any, mixture: Any) -> Iterator[int]:
     """Locate blocks of samples and read their windows as stored."""
-    from nanotron_zagreus.data.open_files import OpenFiles, allow_open_files
+    from nanotron_zagreus.data.open_shards import OpenShards, allow_open_files
 
-    files = OpenFiles(allow_open_files(sum(len(source.shards) for source in mixture.sources)))
+    files = OpenShards(mixture.shards, allow_open_files(len(mixture.shards)))
     stage = mixture.stages[0]
     for first in range(0, stage.num_samples, _BLOCK_SAMPLES):
         samples = mixture.locate(stage, np.arange(first, first + _BLOCK_SAMPLES))
@@ -103,7 +103,7 @@ def batches_of_loader(
     for batch in loader.micro_batches(1):
         if on_cpu:
             engine_batch(batch, torch.device("cpu"))
-        yield len(batch.tokens)
+        yield MICRO_BATCH_SIZE
 
 
 def windows_of_peer(config: Any, mixture: Any) -> Iterator[int]:
@@ -119,7 +119,7 @@ def batches_of_peer(config: Any, mixture: Any, *, documents: str | None = None, 
     for batch in _collated(IndexedPeer(config, _NUM_SAMPLES, positions=documents), documents):
         if on_cpu:
             as_tensors(batch)
-        yield len(batch["input_ids"])
+        yield MICRO_BATCH_SIZE
 
 
 def batches_of_nanoset(
@@ -132,7 +132,7 @@ def batches_of_nanoset(
     for batch in nanoset.batches_of_nanoset(checkout, config, **options):
         if on_cpu:
             as_tensors(batch)
-        yield len(batch["input_ids"])
+        yield MICRO_BATCH_SIZE
 
 
 def as_tensors(batch: dict[str, np.ndarray]) -> None:

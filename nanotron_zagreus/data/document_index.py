@@ -13,25 +13,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nanotron_zagreus.data.open_files import OpenFiles
-from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard, read_fully
+from nanotron_zagreus.data.open_shards import OpenShards
+from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, read_fully
 from nanotron_zagreus.errors import WorkError
 
 _BLOCK = 512
 """Index entries per read: 4 KiB, a page."""
+_BLOCK_BYTES = _BLOCK * INDEX_ENTRY_BYTES
 _NUM_GUESSES = 3
 _BEYOND = np.iinfo(np.uint64).max
 """Stands where a file has no more entries: after every token."""
 
 
 def document_starts(
-    files: OpenFiles, shards: Sequence[Shard], first_tokens: Sequence[int], num_tokens: int
+    files: OpenShards, numbers: Sequence[int], first_tokens: Sequence[int], num_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return where documents start inside windows of ``num_tokens``, their first token aside.
 
     Args:
-        files: this thread's open files.
-        shards: one per window.
+        files: this thread's open shards.
+        numbers: one per window, its shard.
         first_tokens: one per window, its shard's token that the window begins with.
         num_tokens: of a window.
 
@@ -44,11 +45,11 @@ def document_starts(
     """
     first = np.array(first_tokens, dtype=np.uint64)[:, None]
     last = first + np.uint64(num_tokens)
-    ends, unfound = _guessed_blocks(files, shards, first_tokens, num_tokens)
+    ends, unfound = _guessed_blocks(files, numbers, first_tokens, num_tokens)
     windows, columns = np.nonzero((ends > first) & (ends < last))
     starts = (ends[windows, columns] - first[windows, 0]).astype(np.int64)
     for window in unfound:
-        found = starts_by_bisection(files, shards[window], first_tokens[window], num_tokens)
+        found = starts_by_bisection(files, numbers[window], first_tokens[window], num_tokens)
         others = windows != window
         place = int(np.searchsorted(windows[others], window))
         starts = np.insert(starts[others], place, found)
@@ -59,21 +60,22 @@ def document_starts(
     return windows[is_new], starts[is_new]
 
 
-def starts_by_bisection(files: OpenFiles, shard: Shard, first_token: int, num_tokens: int) -> np.ndarray:
+def starts_by_bisection(files: OpenShards, number: int, first_token: int, num_tokens: int) -> np.ndarray:
     """Return the starts of one window, wherever in the index they are and however many: the plain reference.
 
     Repeated where documents without tokens lie between.
     """
-    low, high = 0, shard.num_documents
+    num_documents = files.shards[number].num_documents
+    low, high = 0, num_documents
     while low < high:  # the first document that ends after first_token
         middle = (low + high) // 2
-        if int(_read_block(files, shard, middle, 1)[0]) > first_token:
+        if int(_read_block(files, number, middle, 1)[0]) > first_token:
             high = middle
         else:
             low = middle + 1
     pieces = [np.empty(0, dtype=np.uint64)]
-    while low < shard.num_documents:
-        ends = _read_block(files, shard, low, _BLOCK)
+    while low < num_documents:
+        ends = _read_block(files, number, low, _BLOCK)
         inside = int(np.searchsorted(ends, np.uint64(first_token + num_tokens), side="left"))
         pieces.append(ends[:inside])
         low += ends.size
@@ -83,54 +85,54 @@ def starts_by_bisection(files: OpenFiles, shard: Shard, first_token: int, num_to
 
 
 def _guessed_blocks(
-    files: OpenFiles, shards: Sequence[Shard], first_tokens: Sequence[int], num_tokens: int
+    files: OpenShards, numbers: Sequence[int], first_tokens: Sequence[int], num_tokens: int
 ) -> tuple[np.ndarray, list[int]]:
     """Return document ends u64 `[windows, _BLOCK]`, and the windows whose row does not hold all that it should."""
-    ends = np.empty((len(shards), _BLOCK), dtype=np.uint64)
-    half = num_tokens // 2
-    guesses = [
-        (first_token + half) * shard.num_documents // max(1, shard.num_tokens)
-        for shard, first_token in zip(shards, first_tokens, strict=True)
-    ]
-    unfound = list(range(len(shards)))
+    sizes = [(files.shards[number].num_documents, files.shards[number].num_tokens) for number in numbers]
+    num_documents, num_shard_tokens = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
+    first = np.array(first_tokens, dtype=np.int64)
+    middle, last = first + num_tokens // 2, first + num_tokens
+    guesses = middle * (num_documents / np.maximum(1, num_shard_tokens))
+    ends, unfound = np.empty((len(numbers), _BLOCK), dtype=np.uint64), np.arange(len(numbers))
     for _ in range(_NUM_GUESSES):
-        missed = []
-        for window in unfound:
-            shard, first_token = shards[window], first_tokens[window]
-            begin = max(0, min(guesses[window], shard.num_documents - _BLOCK // 2) - _BLOCK // 2)
-            row = ends[window]
-            num_read = _fill(files, shard, begin, row)
-            earliest, latest = int(row[0]), int(row[-1])
-            is_late = begin > 0 and earliest > first_token
-            if is_late or (latest < first_token + num_tokens and begin + num_read < shard.num_documents):
-                missed.append(window)
-                at, number = (earliest, begin) if is_late else (latest, begin + num_read)
-                guesses[window] = number + (first_token + half - at) * num_read // max(1, latest - earliest)
-        unfound = missed
-        if not unfound:
-            break
+        begins = (np.minimum(guesses, num_documents - _BLOCK // 2).astype(np.int64) - _BLOCK // 2).clip(0)
+        _fill(files, numbers, begins, ends, unfound)
+        earliest, latest = ends[unfound, 0], ends[unfound, -1]
+        is_late = (begins > 0) & (earliest > first.astype(np.uint64))
+        is_early = (latest < last.astype(np.uint64)) & (begins + _BLOCK < num_documents)
+        missed = np.flatnonzero(is_late | is_early)
+        if not missed.size:
+            return ends, []
+        # Every row that missed is full: a shorter index is read from its beginning to its end.
+        at, entry = np.where(is_late, earliest, latest), np.where(is_late, begins, begins + _BLOCK)
+        per_token = _BLOCK / np.maximum(1, (latest - earliest).astype(np.float64))
+        guesses = (entry + (middle - at.astype(np.float64)) * per_token)[missed]
+        unfound, num_documents, first = unfound[missed], num_documents[missed], first[missed]
+        middle, last = middle[missed], last[missed]
     ends[unfound] = _BEYOND
-    return ends, unfound
+    return ends, unfound.tolist()
 
 
-def _fill(files: OpenFiles, shard: Shard, begin: int, row: np.ndarray) -> int:
-    """Fill ``row`` u64 with document ends from entry ``begin`` on; return how many there were."""
-    wanted = min(_BLOCK, shard.num_documents - begin)
-    if wanted == _BLOCK:
-        path, num_bytes = shard.index_path, row.nbytes
-        if os.preadv(files.descriptor(path), [row.data], begin * INDEX_ENTRY_BYTES) == num_bytes:
-            return wanted
-    row[wanted:] = _BEYOND
-    if wanted > 0:
-        row[:wanted] = _read_block(files, shard, begin, wanted)
-    return wanted
+def _fill(files: OpenShards, numbers: Sequence[int], begins: np.ndarray, ends: np.ndarray, windows: np.ndarray) -> None:
+    """Fill the rows ``windows`` of ``ends`` with document ends from entries ``begins`` on."""
+    memory = ends.data.cast("B")
+    for window, begin in zip(windows.tolist(), begins.tolist(), strict=True):
+        number, place = numbers[window], window * _BLOCK_BYTES
+        wanted = min(_BLOCK, files.shards[number].num_documents - begin)
+        if wanted == _BLOCK:
+            row = memory[place : place + _BLOCK_BYTES]
+            if os.preadv(files.index(number), (row,), begin * INDEX_ENTRY_BYTES) == _BLOCK_BYTES:
+                continue
+        ends[window, wanted:] = _BEYOND
+        if wanted > 0:
+            ends[window, :wanted] = _read_block(files, number, begin, wanted)
 
 
-def _read_block(files: OpenFiles, shard: Shard, first: int, num_entries: int) -> np.ndarray:
+def _read_block(files: OpenShards, number: int, first: int, num_entries: int) -> np.ndarray:
     """Return document ends from entry ``first`` on, u64, ``num_entries`` or as many as there are."""
+    shard = files.shards[number]
     num_entries = min(num_entries, shard.num_documents - first)
-    descriptor = files.descriptor(shard.index_path)
-    block = read_fully(descriptor, num_entries * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
+    block = read_fully(files.index(number), num_entries * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
     if len(block) < num_entries * INDEX_ENTRY_BYTES:
         raise WorkError(
             f"{shard.index_path}: ends before entry {first + num_entries} of {shard.num_documents}; the file was "

@@ -18,11 +18,10 @@ import numpy as np
 
 from nanotron_zagreus.config.sections import Config
 from nanotron_zagreus.data.document_index import document_starts
-from nanotron_zagreus.data.open_files import OpenFiles
-from nanotron_zagreus.data.permutation import KeyedPermutation
+from nanotron_zagreus.data.open_shards import OpenShards
+from nanotron_zagreus.data.permutation import KeyedPermutation, permute
 from nanotron_zagreus.data.repetition import check_repetition
 from nanotron_zagreus.data.resume import check_progress, record_state, stored_shares
-from nanotron_zagreus.data.shards import Shard
 from nanotron_zagreus.data.sources import Source, open_source
 from nanotron_zagreus.data.stages import Stage, build_stages, shares_of
 from nanotron_zagreus.data.tokenizer_identity import check_tokenizers
@@ -30,6 +29,8 @@ from nanotron_zagreus.data.windows import read_windows
 from nanotron_zagreus.errors import InputError, WorkError
 
 HELD_OUT = -1
+_CHECKED_BYTES = 512 << 10
+"""Tokens are checked in pieces that are still in a core's cache: at once, a chunk's check costs three times as much."""
 
 
 class SampleId(NamedTuple):
@@ -82,9 +83,10 @@ class Mixture:
         self.token_dtype = sources[0].shards[0].dtype
         self._vocab_size = config.model.model_config.vocab_size
         self._permutation = lru_cache(maxsize=4 * len(sources) + 16)(self._make_permutation)
-        self._shards = tuple(shard for source in sources for shard in source.shards)
+        self.shards = tuple(shard for source in sources for shard in source.shards)
+        self._num_windows = np.array([source.num_windows for source in sources], dtype=np.int64)
         self._first_shards = np.cumsum([0] + [len(source.shards) for source in sources], dtype=np.int64)
-        self._files = OpenFiles()
+        self._files = OpenShards(self.shards)
         self._files_lock = threading.Lock()
 
     def stage_of(self, step: int) -> Stage:
@@ -105,14 +107,14 @@ class Mixture:
         member, position = stage.interleave.locate(numbers)
         position += np.array(stage.start_positions, dtype=np.int64)[member]
         source = np.array(stage.sources, dtype=np.int64)[member]
-        epoch, shard, window = np.empty_like(source), np.empty_like(source), np.empty_like(source)
-        for index in np.unique(source):
+        epoch, order = np.divmod(position, self._num_windows[source])
+        passes, which = np.unique(epoch * len(self.sources) + source, return_inverse=True)
+        orders = [self._permutation(*divmod(number, len(self.sources))) for number in passes.tolist()]
+        order = permute(orders, which, order)
+        shard, window = np.empty_like(source), np.empty_like(source)
+        for index in np.unique(source).tolist():
             rows = np.flatnonzero(source == index)
-            epoch[rows], order = np.divmod(position[rows], self.sources[index].num_windows)
-            for number in np.unique(epoch[rows]):
-                inside = epoch[rows] == number
-                order[inside] = self._permutation(int(index), int(number))(order[inside])
-            shard[rows], window[rows] = self.sources[index].locate(order)
+            shard[rows], window[rows] = self.sources[index].locate(order[rows])
         return Samples(np.full_like(source, stage.index), source, epoch, shard, window)
 
     def held_out(self) -> list[SampleId]:
@@ -134,34 +136,38 @@ class Mixture:
         with self._files_lock:
             return self.read_samples(Samples.from_ids(ids), self._files)
 
-    def read_samples(self, samples: Samples, files: OpenFiles, out: np.ndarray | None = None) -> np.ndarray:
+    def read_samples(self, samples: Samples, files: OpenShards, out: np.ndarray | None = None) -> np.ndarray:
         """Return the tokens of ``samples`` through the caller's ``files``, in ``out`` if given; see :meth:`read`."""
         if out is None:
             out = np.empty((len(samples), self.sequence_length + 1), dtype=self.token_dtype)
-        read_windows(files, out, *self._places(samples))
-        if out.size and int(out.max()) >= self._vocab_size:
-            bad = int(np.flatnonzero(out.max(axis=1) >= self._vocab_size)[0])
-            path = self._places(samples)[0][bad].path
-            raise WorkError(
-                f"{path}: holds token {int(out[bad].max())} in window {samples.window[bad]}, the model's "
-                f"vocab_size is {self._vocab_size}; the file is damaged, run `zagreus shards verify {path.parent}`"
-            )
+        numbers, first_tokens = self._places(samples)
+        together = max(1, _CHECKED_BYTES // (out.itemsize * out.shape[1]))
+        for begin in range(0, len(samples), together):
+            end = begin + together
+            read_windows(files, out[begin:end], numbers[begin:end], first_tokens[begin:end])
+            if int(out[begin:end].max()) >= self._vocab_size:
+                bad = begin + int(np.flatnonzero(out[begin:end].max(axis=1) >= self._vocab_size)[0])
+                path = self.shards[numbers[bad]].path
+                raise WorkError(
+                    f"{path}: holds token {int(out[bad].max())} in window {samples.window[bad]}, the model's "
+                    f"vocab_size is {self._vocab_size}; the file is damaged, run `zagreus shards verify {path.parent}`"
+                )
         return out
 
-    def document_starts(self, samples: Samples, files: OpenFiles) -> tuple[np.ndarray, np.ndarray]:
+    def document_starts(self, samples: Samples, files: OpenShards) -> tuple[np.ndarray, np.ndarray]:
         """Return where documents start inside the samples' inputs: see `document_index.document_starts`."""
         return document_starts(files, *self._places(samples), self.sequence_length)
 
-    def _places(self, samples: Samples) -> tuple[list[Shard], list[int]]:
-        """Return each sample's shard and its first token there."""
-        numbers = (self._first_shards[samples.source] + samples.shard).tolist()
-        return [self._shards[number] for number in numbers], (samples.window * (self.sequence_length + 1)).tolist()
+    def _places(self, samples: Samples) -> tuple[list[int], list[int]]:
+        """Return each sample's shard, by its number among all, and its first token there."""
+        numbers = self._first_shards[samples.source] + samples.shard
+        return numbers.tolist(), (samples.window * (self.sequence_length + 1)).tolist()
 
     def state(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint of ``step`` records, as JSON data: see `resume.record_state`."""
         return record_state(step, self.stages, self.sources, self.sequence_length)
 
-    def _make_permutation(self, source: int, epoch: int) -> KeyedPermutation:
+    def _make_permutation(self, epoch: int, source: int) -> KeyedPermutation:
         return self.sources[source].permutation(epoch)
 
 

@@ -8,6 +8,7 @@ an epoch over a trillion tokens costs no memory and no start-up.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,31 +24,52 @@ class KeyedPermutation:
     def __init__(self, size: int, key: str) -> None:
         if not 0 < size < 2**62:
             raise ValueError(f"size: got {size}, expected 1 to 2**62 - 1")
-        self.size = size
         num_bits = max(1, (size - 1).bit_length())
-        self._right_bits = np.uint64(num_bits // 2)
-        self._right_mask = np.uint64((1 << (num_bits // 2)) - 1)
-        self._left_mask = np.uint64((1 << (num_bits - num_bits // 2)) - 1)
+        right_bits = num_bits // 2
+        constants = [size, right_bits, (1 << right_bits) - 1, (1 << (num_bits - right_bits)) - 1]
         digest = hashlib.blake2b(key.encode(), digest_size=8 * _NUM_ROUNDS).digest()
-        self._round_keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+        self.constants = np.concatenate([np.array(constants, dtype=np.uint64), np.frombuffer(digest, dtype="<u8")])
+        """uint64: size, bits of the right half, masks of the right and the left half, a key per round."""
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Return the values at ``positions`` (int64, any shape, each in ``range(size)``) as int64."""
-        values = self._encrypt(positions.astype(np.uint64).ravel())
-        size = np.uint64(self.size)
-        outside = np.flatnonzero(values >= size)
-        while outside.size:
-            values[outside] = self._encrypt(values[outside])
-            outside = outside[values[outside] >= size]
-        return values.astype(np.int64).reshape(positions.shape)
+        flat = positions.ravel()
+        return permute([self], np.zeros(flat.size, dtype=np.int64), flat).reshape(positions.shape)
 
-    def _encrypt(self, values: np.ndarray) -> np.ndarray:
-        left = values >> self._right_bits
-        right = values & self._right_mask
-        for index in range(0, _NUM_ROUNDS, 2):
-            left ^= _mix(right + self._round_keys[index]) & self._left_mask
-            right ^= _mix(left + self._round_keys[index + 1]) & self._right_mask
-        return (left << self._right_bits) | right
+
+def permute(permutations: Sequence[KeyedPermutation], which: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Return each position's value in a permutation of its own, computed together: a call of numpy costs more than
+    what it does for the few positions of one source.
+
+    Args:
+        permutations: any number.
+        which: int64 `[n]`, the permutation of each position, by its place in ``permutations``.
+        positions: int64 `[n]`, each in the range of its permutation.
+
+    Returns:
+        int64 `[n]`.
+    """
+    table = np.stack([permutation.constants for permutation in permutations], axis=1)
+    constants = table[:, which]
+    values = _encrypt(positions.astype(np.uint64), constants)
+    outside = np.flatnonzero(values >= constants[0])
+    while outside.size:
+        constants = table[:, which[outside]]
+        again = _encrypt(values[outside], constants)
+        values[outside] = again
+        outside = outside[again >= constants[0]]
+    return values.astype(np.int64)
+
+
+def _encrypt(values: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    """Return ``values`` uint64 `[n]` encrypted, each with its column of ``constants`` `[4 + rounds, n]`."""
+    _, right_bits, right_mask, left_mask, *round_keys = constants
+    left = values >> right_bits
+    right = values & right_mask
+    for index in range(0, _NUM_ROUNDS, 2):
+        left ^= _mix(right + round_keys[index]) & left_mask
+        right ^= _mix(left + round_keys[index + 1]) & right_mask
+    return (left << right_bits) | right
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

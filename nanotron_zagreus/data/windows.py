@@ -11,18 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nanotron_zagreus.data.open_files import OpenFiles
-from nanotron_zagreus.data.shards import Shard
+from nanotron_zagreus.data.open_shards import OpenShards
 from nanotron_zagreus.errors import WorkError
 
 
-def read_windows(files: OpenFiles, out: np.ndarray, shards: Sequence[Shard], first_tokens: Sequence[int]) -> None:
+def read_windows(files: OpenShards, out: np.ndarray, numbers: Sequence[int], first_tokens: Sequence[int]) -> None:
     """Fill each row of ``out`` from a token of a shard on.
 
     Args:
-        files: this thread's open files.
+        files: this thread's open shards.
         out: contiguous `[rows, tokens]`, of the shards' dtype.
-        shards: one per row.
+        numbers: one per row, its shard.
         first_tokens: one per row, its shard's token that the row begins with.
 
     Raises:
@@ -30,16 +29,16 @@ def read_windows(files: OpenFiles, out: np.ndarray, shards: Sequence[Shard], fir
     """
     if not out.size:
         return
-    memory, num_bytes, begin = out.data.cast("B"), out[0].nbytes, 0
-    for shard, first_token in zip(shards, first_tokens, strict=True):
-        row = memory[begin : begin + num_bytes]
-        begin += num_bytes
-        descriptor, offset = files.descriptor(shard.path), first_token * shard.token_size
-        num_read = os.preadv(descriptor, [row], offset)
+    memory, num_bytes, token_size, begin = out.data.cast("B"), out[0].nbytes, out.itemsize, 0
+    for number, first_token in zip(numbers, first_tokens, strict=True):
+        end = begin + num_bytes
+        row, descriptor, offset = memory[begin:end], files.tokens(number), first_token * token_size
+        begin = end
+        num_read = os.preadv(descriptor, (row,), offset)
         if num_read != num_bytes and (num_read := _read_rest(descriptor, row, num_read, offset)) != num_bytes:
             raise WorkError(
-                f"{shard.path}: got {num_read} of {num_bytes} bytes at token {first_token}; the file was shortened "
-                "while in use, restore it and resume from the last checkpoint"
+                f"{files.shards[number].path}: got {num_read} of {num_bytes} bytes at token {first_token}; the file "
+                "was shortened while in use, restore it and resume from the last checkpoint"
             )
 
 

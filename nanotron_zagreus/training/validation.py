@@ -12,7 +12,7 @@ from nanotron import distributed as dist
 
 from nanotron_zagreus.data.batch import MicroBatch, document_offsets, engine_batch
 from nanotron_zagreus.data.mixture import Mixture, SampleId, Samples
-from nanotron_zagreus.data.open_files import OpenFiles
+from nanotron_zagreus.data.open_shards import OpenShards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def _loss_sum(trainer: Any, mixture: Mixture, ids: list[SampleId], micro_batch_s
 
 def _document_offsets(mixture: Mixture, ids: list[SampleId], num_rows: int) -> torch.Tensor:
     """Return the document offsets of a micro-batch; rows without a window are one document."""
-    files = OpenFiles()
+    files = OpenShards(mixture.shards)
     try:
         rows, starts = mixture.document_starts(Samples.from_ids(ids), files)
     finally:

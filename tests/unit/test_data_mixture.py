@@ -203,14 +203,16 @@ def test_sources_of_two_token_sizes_are_refused(folders, tmp_path):
         open_mixture(make_config([{"dataset": {"dataset_folder": [folders["a"], str(wide)]}}]))
 
 
-def test_a_token_outside_the_vocabulary_is_named_when_it_is_read(tmp_path):
+@pytest.mark.parametrize("checked_bytes", [1, 18 * 3, 1 << 20], ids=["row by row", "in two pieces", "at once"])
+def test_a_token_outside_the_vocabulary_is_named_when_it_is_read(tmp_path, monkeypatch, checked_bytes):
+    monkeypatch.setattr("nanotron_zagreus.data.mixture._CHECKED_BYTES", checked_bytes)
     path = write_shard(tmp_path, 0, 40_000)
     mixture = open_mixture(make_config([{"dataset": {"dataset_folder": str(tmp_path)}}]))
     with path.open("r+b") as file:
         file.seek(300 * 18)  # window 300, between the blocks that are looked at when the source is opened
         file.write(b"\xff\xff")
     with pytest.raises(WorkError, match=r"00000_unshuffled\.ds.*token 65535 in window 300"):
-        mixture.read([SampleId(0, 0, 0, 0, 299), SampleId(0, 0, 0, 0, 300)])
+        mixture.read([SampleId(0, 0, 0, 0, window) for window in (290, 7, 299, 300, 5)])
 
 
 @settings(max_examples=25, deadline=None)

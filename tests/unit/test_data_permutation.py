@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanotron_zagreus.data.permutation import KeyedPermutation
+from nanotron_zagreus.data.permutation import KeyedPermutation, permute
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,3 +53,13 @@ def test_neighbours_are_spread_over_the_range():
 def test_impossible_size_is_refused(size):
     with pytest.raises(ValueError, match="size"):
         KeyedPermutation(size, "key")
+
+
+def test_positions_of_many_permutations_are_those_of_each():
+    rng = np.random.default_rng(0)
+    permutations = [KeyedPermutation(size, str(size)) for size in (1, 5, 1025, 10**12)]
+    which = rng.integers(0, len(permutations), 500)
+    positions = rng.integers(0, np.array([1, 5, 1025, 10**12])[which])
+    together = permute(permutations, which, positions)
+    alone = [int(permutations[one](positions[[row]])[0]) for row, one in enumerate(which.tolist())]
+    assert together.tolist() == alone

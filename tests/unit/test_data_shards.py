@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nanotron_zagreus.data.document_index import document_starts, starts_by_bisection
-from nanotron_zagreus.data.open_files import OpenFiles, allow_open_files
+from nanotron_zagreus.data.open_shards import OpenShards, allow_open_files
 from nanotron_zagreus.data.shard_file import PARTIAL_FOLDER, ShardFile
 from nanotron_zagreus.data.shards import list_shards, read_shard, summarize_shards
 from nanotron_zagreus.data.sources import open_source
@@ -180,9 +180,9 @@ def test_thousands_of_shards_need_few_open_files(tmp_path):
     for rank in range(40):
         write_shard(tmp_path, rank, 30)
     shards = list_shards(tmp_path)
-    files, rows = OpenFiles(max_open_files=4), np.empty((40, 9), dtype=np.uint16)
+    files, rows = OpenShards(shards, max_open_files=4), np.empty((40, 9), dtype=np.uint16)
     for first in (9, 18):
-        read_windows(files, rows, shards, [first] * 40)
+        read_windows(files, rows, range(40), [first] * 40)
         assert rows.tolist() == [list(range(first, first + 9))] * 40
         assert len(files) == 4
     files.close()
@@ -193,7 +193,7 @@ def test_a_file_shortened_while_in_use_is_named(tmp_path):
     shard = read_shard(path)
     _truncate(path)
     with pytest.raises(WorkError, match="00000_unshuffled"):
-        read_windows(OpenFiles(), np.empty((1, 9), dtype=np.uint16), [shard], [21])
+        read_windows(OpenShards([shard]), np.empty((1, 9), dtype=np.uint16), [0], [21])
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_wanted(monkeypatch):
@@ -218,12 +218,12 @@ def test_reads_that_give_less_than_asked_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 5), offset))
     shard = read_shard(write_shard(tmp_path, 0, 100, document_tokens=30))
     rows = np.empty((1, 50), dtype=np.uint16)
-    files = OpenFiles()
-    read_windows(files, rows, [shard], [10])
+    files = OpenShards([shard])
+    read_windows(files, rows, [0], [10])
     assert rows[0].tolist() == list(range(10, 60))
-    assert document_starts(files, [shard], [10], 60)[1].tolist() == [20, 50]
+    assert document_starts(files, [0], [10], 60)[1].tolist() == [20, 50]
     with pytest.raises(WorkError, match="shortened"):
-        read_windows(files, rows, [shard], [60])
+        read_windows(files, rows, [0], [60])
 
 
 KINDS_OF_DOCUMENTS = ["few", "many", "huge document between tiny ones", "tiny documents at the end", "a page"]
@@ -239,14 +239,14 @@ def test_document_starts_inside_windows_come_from_the_index(tmp_path, kind):
         "tiny documents at the end": np.concatenate([np.full(20, 1000), tiny]),
         "a page": np.full(512, 3),
     }[kind]
-    shard, files = shard_of_documents(tmp_path, lengths), OpenFiles()
+    files = OpenShards([shard_of_documents(tmp_path, lengths)])
     ends, total = np.unique(np.cumsum(lengths)), int(lengths.sum())
     firsts = list(range(0, max(1, total - 9), max(1, total // 50)))
     wanted = [[end - first for end in ends.tolist() if 0 < end - first < 9] for first in firsts]
-    windows, starts = document_starts(files, [shard] * len(firsts), firsts, 9)
+    windows, starts = document_starts(files, [0] * len(firsts), firsts, 9)
     assert [starts[windows == window].tolist() for window in range(len(firsts))] == wanted
     for window, first in enumerate(firsts):
-        assert np.unique(starts_by_bisection(files, shard, first, 9)).tolist() == wanted[window]
+        assert np.unique(starts_by_bisection(files, 0, first, 9)).tolist() == wanted[window]
 
 
 @pytest.mark.parametrize("num_tokens", [9, 9000])
@@ -257,12 +257,12 @@ def test_document_starts_of_windows_of_many_shards_are_those_of_each(tmp_path, n
         shard_of_documents(tmp_path / str(number), rng.geometric(1 / mean, 4000).astype(np.int64))
         for number, mean in enumerate((3, 50, 7))
     ]
-    files, places = OpenFiles(), rng.integers(0, 3, 64).tolist()
+    files, places = OpenShards(shards), rng.integers(0, 3, 64).tolist()
     firsts = [int(rng.integers(0, max(1, shards[place].num_tokens - num_tokens))) for place in places]
-    windows, starts = document_starts(files, [shards[place] for place in places], firsts, num_tokens)
+    windows, starts = document_starts(files, places, firsts, num_tokens)
     assert (np.diff(windows) >= 0).all()
     for window, (place, first) in enumerate(zip(places, firsts, strict=True)):
-        found = starts_by_bisection(files, shards[place], first, num_tokens)
+        found = starts_by_bisection(files, place, first, num_tokens)
         assert np.array_equal(starts[windows == window], np.unique(found))
 
 
@@ -272,7 +272,7 @@ def test_windows_that_a_block_holds_are_found_without_bisection(tmp_path, num_to
     monkeypatch.setattr("nanotron_zagreus.data.document_index.starts_by_bisection", None)
     lengths = np.repeat([10, 40], 10_000)
     shard, firsts = shard_of_documents(tmp_path, lengths), list(range(0, 90_000, 7_001))
-    windows, starts = document_starts(OpenFiles(), [shard] * len(firsts), firsts, num_tokens)
+    windows, starts = document_starts(OpenShards([shard]), [0] * len(firsts), firsts, num_tokens)
     ends = np.cumsum(lengths)
     for window, first in enumerate(firsts):
         wanted = ends[(ends > first) & (ends < first + num_tokens)] - first
@@ -283,7 +283,7 @@ def test_an_index_shortened_while_in_use_is_named(tmp_path):
     shard = shard_of_documents(tmp_path, np.full(2000, 5))
     _truncate(shard.index_path)
     with pytest.raises(WorkError, match=r"index: ends before entry .* shortened"):
-        document_starts(OpenFiles(), [shard], [9_000], 9)
+        document_starts(OpenShards([shard]), [0], [9_000], 9)
 
 
 def shard_of_documents(folder, lengths):
