@@ -4,7 +4,8 @@
 
 Every run is a fresh process that imports and opens everything, waits for the word to go, and then reads
 parquet and writes shards. Rates are per second of wall clock and per second of CPU; other load on the machine
-moves the former more. Needs `pip install gigatoken` for the fast arm.
+moves the former more. Where two tasks run at a time each does all that the one task did. Needs `pip install
+gigatoken` for the fast arm.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--input", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--tasks", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--task", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         run_arm(options)
@@ -88,20 +89,20 @@ def write_extremes(work: Path) -> dict[str, Path]:
 
 
 def measure(work: Path, text: Path, arm: str, num_tasks: int) -> dict[str, Any]:
-    """Run ``num_tasks`` processes of ``arm`` at the same time; return their rates together."""
+    """Run ``num_tasks`` processes of ``arm`` at the same time, over the same text; return their rates together."""
     shutil.rmtree(work / "out" / arm, ignore_errors=True)
     command = [sys.executable, __file__, "--work", str(work), "--arm", arm, "--input", str(text)]
     environment = {**os.environ, "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [*command, "--tasks", str(num_tasks), "--rank", str(rank)],
+            [*command, "--task", str(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env=environment,
         )
-        for rank in range(num_tasks)
+        for task in range(num_tasks)
     ]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -111,13 +112,14 @@ def measure(work: Path, text: Path, arm: str, num_tasks: int) -> dict[str, Any]:
         process.stdin.write("go\n")
         process.stdin.flush()
     results = [json.loads(process.communicate()[0]) for process in processes]
-    seconds = time.perf_counter() - start
+    seconds = max(result["finished"] for result in results) - start
     tokens, cpu = sum(result["tokens"] for result in results), sum(result["cpu_seconds"] for result in results)
+    megabytes = num_tasks * text_bytes(files_of(text, arm)) / MB
     return {
         "tokens_per_second": tokens / seconds,
         "tokens_per_cpu_second": tokens / cpu,
-        "megabytes_per_second": sum(result["bytes"] for result in results) / MB / seconds,
-        "megabytes": sum(result["bytes"] for result in results) / MB,
+        "megabytes_per_second": megabytes / seconds,
+        "megabytes": megabytes,
         "peak_mb": max(result["peak_mb"] for result in results),
         "ready_mb": max(result["ready_mb"] for result in results),
     }
@@ -132,12 +134,12 @@ def run_arm(options: argparse.Namespace) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     cpu = time.process_time()
-    write(reader.run(None, options.rank, options.tasks), options.rank, options.tasks)
-    cpu = time.process_time() - cpu
+    write(reader.run(None, 0, 1), 0, 1)
+    cpu, finished = time.process_time() - cpu, time.perf_counter()
     result = {
         "tokens": writer.stats.stats["tokens"].total,
-        "bytes": text_bytes(options.input, options.arm) if options.rank == 0 else 0,
         "cpu_seconds": cpu,
+        "finished": finished,  # by a clock that all processes of a machine share
         "peak_mb": peak_mb(),
         "ready_mb": ready_mb,
     }
@@ -149,11 +151,13 @@ def reference_steps(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.pipeline.tokens import DocumentTokenizer
 
-    paths = options.work / "out" / f"reference_files_{options.rank}"
+    paths = options.work / "out" / f"reference_files_{options.task}"
     paths.parent.mkdir(parents=True, exist_ok=True)
     paths.write_text("\n".join(path.name for path in files_of(options.input, options.arm)))
     writer = DocumentTokenizer(
-        str(options.work / "out" / "reference"), tokenizer_of(options.work), shuffle_documents=False
+        str(options.work / "out" / "reference" / f"task_{options.task}"),
+        tokenizer_of(options.work),
+        shuffle_documents=False,
     )
     assert writer.tokenizer is not None  # loads it
     return ParquetReader(str(options.input), paths_file=str(paths)), writer, writer.run
@@ -166,18 +170,18 @@ def our_steps(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     from nanotron_zagreus.data.tokenization_plan import TokenizationJob, prepare
 
     files = tuple(str(path) for path in files_of(options.input, options.arm))
-    output = options.work / "out" / options.arm / f"of_{options.tasks}_{options.rank}"
+    output = options.work / "out" / options.arm / f"task_{options.task}"
     prepared = prepare(
         TokenizationJob(
             inputs=files,
             output=output,
             tokenizer=tokenizer_of(options.work),
-            num_tasks=options.tasks,
+            num_tasks=1,
             encoder=options.arm,
         )
     )
     reader, writer = make_pipeline(prepared)
-    encoder = make_encoder(prepared.choice, options.arm, seed=options.rank, parallel=False)
+    encoder = make_encoder(prepared.choice, options.arm, seed=options.task, parallel=False)
     return reader, writer, lambda data, rank, tasks: writer.write(data, encoder, rank)
 
 
@@ -187,14 +191,17 @@ def files_of(folder: Path, arm: str) -> list[Path]:
     return files if arm == "gigatoken" else files[: max(1, len(files) // REFERENCE_SHARE)]
 
 
-def text_bytes(folder: Path, arm: str) -> int:
-    """Return the UTF-8 bytes of the text an arm reads."""
+@cache
+def _bytes_of(path: Path) -> int:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    return sum(
-        pc.sum(pc.binary_length(pq.read_table(f, columns=["text"])["text"])).as_py() for f in files_of(folder, arm)
-    )
+    return pc.sum(pc.binary_length(pq.read_table(path, columns=["text"])["text"])).as_py()
+
+
+def text_bytes(files: list[Path]) -> int:
+    """Return the UTF-8 bytes of the text in ``files``."""
+    return sum(map(_bytes_of, files))
 
 
 def tokenizer_of(work: Path) -> str:
