@@ -232,18 +232,20 @@ def compare_bytes(work: Path, text: Path) -> None:
 
 
 def report(pairs: list[dict[str, dict[int, dict[str, Any]]]]) -> None:
-    """Print the medians of all pairs, and of their ratios."""
+    """Print the medians of all pairs, and of their ratios with their ranges."""
     print(f"\n{len(pairs)} pairs, medians; x: ratio to the reference of the same pair, by wall clock and by CPU time")
-    print("| arm | MB/s | ktok/s | ktok/s of CPU | x (wall) | x (CPU) | 2 tasks / 1 (wall) | 2 / 1 (CPU) | peak MB |")
+    print("| arm | MB/s | ktok/s | ktok/s of CPU | peak MB | x (wall) | x (CPU) | 2 tasks / 1 (wall) | 2 / 1 (CPU) |")
     print("|---|---|---|---|---|---|---|---|---|")
     for arm in ARMS:
-        rows = [row_of(pair, arm) for pair in pairs]
-        medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-        cells = (f"{value:{form}}" for value, form in zip(medians, ROW_FORMATS, strict=True))
+        columns = list(zip(*(row_of(pair, arm) for pair in pairs), strict=True))
+        cells = [f"{statistics.median(column):,.{digits}f}" for column, digits in zip(columns, DIGITS, strict=True)]
+        ranges = [f" ({min(column):.2f} to {max(column):.2f})" for column in columns[-NUM_RATIOS:]]
+        cells[-NUM_RATIOS:] = map("".join, zip(cells[-NUM_RATIOS:], ranges, strict=True))
         print(f"| {arm} | {' | '.join(cells)} |")
 
 
-ROW_FORMATS = (".1f", ",.0f", ",.0f", ".2f", ".2f", ".2f", ".2f", ".0f")
+DIGITS = (1, 0, 0, 0, 2, 2, 2, 2)
+NUM_RATIOS = 4
 
 
 def row_of(pair: dict[str, dict[int, dict[str, Any]]], arm: str) -> tuple[float, ...]:
@@ -254,11 +256,11 @@ def row_of(pair: dict[str, dict[int, dict[str, Any]]], arm: str) -> tuple[float,
         one["megabytes_per_second"],
         one[wall] / 1e3,
         one[cpu] / 1e3,
+        one["peak_mb"],
         one[wall] / reference[wall],
         one[cpu] / reference[cpu],
         two[wall] / one[wall],
         2 * two[cpu] / one[cpu],
-        one["peak_mb"],
     )
 
 
