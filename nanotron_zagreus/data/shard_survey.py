@@ -79,7 +79,7 @@ def survey_shards(folder: Path) -> Survey:
         _write_record(folder, files, stamps, {**found, **fresh})
     facts = [found[name] if name in found else fresh[name] for name in names]
     shards = [
-        Shard(folder / name, fact.num_tokens, fact.num_documents, fact.token_size, fact.tokenizer)
+        Shard(folder, name, fact.num_tokens, fact.num_documents, fact.token_size, fact.tokenizer)
         for name, fact in zip(names, facts, strict=True)
     ]
     return Survey(files.keys(), shards, [ShardSummary(fact.digest, fact.largest_token) for fact in facts])

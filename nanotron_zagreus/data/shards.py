@@ -27,18 +27,24 @@ _SLOW_SECONDS = 0.002
 _NUM_THREADS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
-    """A whole shard."""
+    """A whole shard; small, for there may be 10,000."""
 
-    path: Path
-    """The `.ds` file."""
+    folder: Path
+    name: str
+    """Of the `.ds` file."""
     num_tokens: int
     num_documents: int
     token_size: int
     """Bytes per token: 2 or 4."""
     tokenizer: str
     """The tokenizer's name as the metadata gives it."""
+
+    @property
+    def path(self) -> Path:
+        """The `.ds` file."""
+        return self.folder / self.name
 
     @property
     def dtype(self) -> np.dtype:
@@ -48,7 +54,7 @@ class Shard:
     @property
     def index_path(self) -> Path:
         """The file of document ends."""
-        return self.path.with_name(self.path.name + ".index")
+        return self.folder / f"{self.name}.index"
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def read_shard(path: Path) -> Shard:
     num_documents, last_end = _read_last_end(path)
     if last_end != num_tokens:
         raise _not_whole(path, f"its index ends at token {last_end}, its metadata says {num_tokens} tokens")
-    return Shard(path, num_tokens, num_documents, token_size, tokenizer)
+    return Shard(path.parent, path.name, num_tokens, num_documents, token_size, tokenizer)
 
 
 def summarize_shards(shards: list[Shard]) -> list[ShardSummary]:
@@ -114,7 +120,7 @@ def read_fully(descriptor: int, num_bytes: int, offset: int) -> bytes:
 
 def _summarize(shard: Shard) -> ShardSummary:
     digest = hashlib.blake2b(digest_size=8)
-    identity = f"{shard.path.name}|{shard.num_tokens}|{shard.num_documents}|{shard.token_size}|{shard.tokenizer}"
+    identity = f"{shard.name}|{shard.num_tokens}|{shard.num_documents}|{shard.token_size}|{shard.tokenizer}"
     digest.update(identity.encode())
     num_bytes, largest = shard.num_tokens * shard.token_size, -1
     middle = (num_bytes // 2) // _SAMPLE_BYTES * _SAMPLE_BYTES

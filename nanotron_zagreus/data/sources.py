@@ -84,7 +84,7 @@ def open_source(
         if shard.token_size != shards[0].token_size or shard.tokenizer != shards[0].tokenizer:
             raise InputError(
                 f"{shard.path}: made with {shard.tokenizer!r} ({shard.token_size} bytes a token), but "
-                f"{shards[0].path.name} beside it with {shards[0].tokenizer!r} ({shards[0].token_size}); a folder "
+                f"{shards[0].name} beside it with {shards[0].tokenizer!r} ({shards[0].token_size}); a folder "
                 "holds shards of one tokenizer, move one kind out or tokenize it again"
             )
     for shard, summary in zip(shards, summaries, strict=True):
@@ -104,7 +104,7 @@ def open_source(
     return Source(
         folder=folder,
         shards=tuple(shards),
-        digests={shard.path.name: summary.digest for shard, summary in zip(shards, summaries, strict=True)},
+        digests={shard.name: summary.digest for shard, summary in zip(shards, summaries, strict=True)},
         window_tokens=window_tokens,
         num_windows=num_windows,
         num_validation_windows=num_validation_windows,

@@ -109,7 +109,7 @@ def test_a_missing_folder_an_empty_one_and_a_parent_are_told_apart(tmp_path):
 def test_many_shards_come_in_name_order(tmp_path):
     for rank in range(70):
         write_shard(tmp_path, rank, 20)
-    assert [shard.path.name for shard in list_shards(tmp_path)] == [f"{rank:05d}_unshuffled.ds" for rank in range(70)]
+    assert [shard.name for shard in list_shards(tmp_path)] == [f"{rank:05d}_unshuffled.ds" for rank in range(70)]
 
 
 def test_summaries_notice_another_content_and_another_name(tmp_path):
