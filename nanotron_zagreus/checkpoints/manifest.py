@@ -22,6 +22,7 @@ from nanotron_zagreus.checkpoints.layout import (
     replace_durably,
 )
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
+from nanotron_zagreus.file_hash import hash_file
 
 FORMAT = 2
 WEIGHT_FILES = ("model/", CONFIG_FILE, MODEL_CONFIG_FILE, METADATA_FILE)
@@ -37,12 +38,6 @@ class FileRecord:
     """Relative to the checkpoint's folder, with forward slashes."""
     bytes: int
     sha256: str
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path, files: Iterable[FileRecord], facts: dict[str, Any]) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanotron_zagreus.checkpoints.architecture import Architecture
-from nanotron_zagreus.checkpoints.manifest import hash_file
 from nanotron_zagreus.conversion.gguf_tokenizer import add_tokenizer, name_word_split
 from nanotron_zagreus.conversion.progress import Progress, silent
 from nanotron_zagreus.conversion.record import GGUFRecord, WrittenFile
 from nanotron_zagreus.conversion.tensor_reading import HFTensors
 from nanotron_zagreus.conversion.tokenizer_files import TokenizerFiles, find_tokenizer
 from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.file_hash import hash_file
 
 GGUFType = Literal["F32", "BF16", "Q8_0"]
 

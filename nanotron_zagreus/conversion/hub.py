@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.checkpoints.manifest import hash_file
-from nanotron_zagreus.conversion.hub_errors import first_line, hub_errors
 from nanotron_zagreus.conversion.model_card import CARD_FILE, name_repository
 from nanotron_zagreus.conversion.record import RECORD_FILE, read_conversion_record
 from nanotron_zagreus.errors import InputError, VerificationError, WorkError
+from nanotron_zagreus.file_hash import hash_file
+from nanotron_zagreus.hub_errors import first_line, hub_errors
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MAIN_BRANCH = "main"

@@ -1,4 +1,4 @@
-"""Find a tokenizer's files, check them against the model, and write them so that every transformers loads them.
+"""Check a tokenizer's files against the model, and write them so that every transformers loads them.
 
 Files are copied byte for byte where they can be. Two things are rewritten, because transformers 4
 cannot read what version 5 saves: the class `TokenizersBackend`, and BPE merges stored as lists.
@@ -7,24 +7,17 @@ cannot read what version 5 saves: the class `TokenizersBackend`, and BPE merges 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.checkpoints.architecture import Architecture, read_json
-from nanotron_zagreus.checkpoints.manifest import hash_file
 from nanotron_zagreus.conversion.hf_config import write_json
-from nanotron_zagreus.conversion.hub_errors import first_line, hub_errors
-from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.file_hash import hash_file
+from nanotron_zagreus.tokenizer_lookup import CONFIG_FILE, MAIN_FILE, locate_tokenizer
 
-_MAIN = "tokenizer.json"
-_CONFIG = "tokenizer_config.json"
-_OTHERS = (
-    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template.jinja",
-)  # fmt: skip
 _PORTABLE_CLASS = "PreTrainedTokenizerFast"
 
 
@@ -68,63 +61,33 @@ def find_tokenizer(name: str | Path) -> TokenizerFiles:
         MissingInputError: nothing by that name here, in the cache, or on the hub.
         InputError: its files cannot be read.
     """
-    located = _locate(str(name))
-    folder, main = (located.parent, located) if located.is_file() else (located, located / _MAIN)
-    if not main.is_file():
-        raise MissingInputError(
-            f"tokenizer {str(name)!r}: {folder} holds no tokenizer.json; load it with transformers.AutoTokenizer, "
-            "save_pretrained it into a folder, and give that folder"
-        )
-    # A lone file is taken alone: what lies beside it may belong to something else.
-    siblings = () if located.is_file() and located.name != _MAIN else _OTHERS
-    config_path = folder / _CONFIG if (folder / _CONFIG).is_file() and siblings else None
+    located = locate_tokenizer(name)
     return TokenizerFiles(
         name=str(name),
-        main=main,
-        others=tuple(folder / other for other in siblings if (folder / other).is_file()),
-        config_path=config_path,
-        config=read_json(config_path) if config_path else {},
-        vocabulary=_read_vocabulary(main),
+        main=located.main,
+        others=tuple(path for path in located.siblings if path != located.config),
+        config_path=located.config,
+        config=read_json(located.config) if located.config else {},
+        vocabulary=_read_vocabulary(located.main),
     )
 
 
 def write_tokenizer(tokenizer: TokenizerFiles, out: Path, arch: Architecture) -> list[str]:
     """Write the tokenizer's files into ``out``; return what was changed on the way."""
     notices = []
-    if _write_string_merges(tokenizer.main, out / _MAIN):
+    if _write_string_merges(tokenizer.main, out / MAIN_FILE):
         notices.append("tokenizer.json: BPE merges rewritten from pairs to text, which transformers before 4.45 needs")
     else:
-        shutil.copyfile(tokenizer.main, out / _MAIN)
+        shutil.copyfile(tokenizer.main, out / MAIN_FILE)
     for path in tokenizer.others:
         shutil.copyfile(path, out / path.name)
     config = _portable_config(tokenizer, arch)
     if tokenizer.config_path and config == tokenizer.config:
-        shutil.copyfile(tokenizer.config_path, out / _CONFIG)
+        shutil.copyfile(tokenizer.config_path, out / CONFIG_FILE)
     else:
-        write_json(out / _CONFIG, config)
+        write_json(out / CONFIG_FILE, config)
         notices.append(f"tokenizer_config.json: written for transformers 4 and 5 alike ({config['tokenizer_class']})")
     return notices
-
-
-def _locate(name: str) -> Path:
-    """Return the file or folder that ``name`` means, fetching a hub id's tokenizer files if need be."""
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".json"):
-        raise MissingInputError(f"tokenizer {name!r}: no such file or folder; give a path that exists or a hub id")
-    from huggingface_hub import snapshot_download
-
-    try:
-        # The original files are wanted, not what the installed transformers would save.
-        return Path(snapshot_download(name, allow_patterns=[_MAIN, _CONFIG, *_OTHERS]))
-    except hub_errors() as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        raise MissingInputError(
-            f"tokenizer {name!r}: no such path, not in the cache and not to be had from the hub{offline}: "
-            f"{first_line(error)}; "
-            "download it once with `hf download` (gated repositories need `hf auth login`), or give a folder"
-        ) from error
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:

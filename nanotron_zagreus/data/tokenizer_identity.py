@@ -6,7 +6,6 @@ datatrove's metadata holds a name only. `zagreus tokenize` adds a record beside 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from nanotron_zagreus.config.sections import Config
 from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.file_hash import hash_file
 
 if TYPE_CHECKING:
     from nanotron_zagreus.data.sources import Source
 
 RECORD_NAME = "tokenization.json"
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a tokenizer's file, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -66,7 +61,7 @@ def check_tokenizers(config: Config, sources: Sequence[Source]) -> None:
             )
         recorded_hash = source.tokenizer_sha256
         if recorded_hash and local is not None:
-            wanted_hash = wanted_hash or file_hash(local)
+            wanted_hash = wanted_hash or hash_file(local)
             if recorded_hash != wanted_hash:
                 raise InputError(
                     f"{source.folder}: tokenized with {shard.tokenizer!r}, whose file had SHA-256 "

@@ -1,7 +1,7 @@
-"""Find a tokenizer, and make it write BOS and EOS exactly as asked.
+"""Make a tokenizer write BOS and EOS exactly as asked.
 
-A tokenizer is a `tokenizer.json`, a folder that holds one, or a hub id. What it calls BOS and EOS is taken
-from `tokenizer_config.json`, else from its own post-processor, else from the usual names.
+What it calls BOS and EOS is taken from `tokenizer_config.json`, else from its own post-processor, else from the usual
+names.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanotron_zagreus.data.tokenizer_identity import file_hash
-from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.file_hash import hash_file
+from nanotron_zagreus.tokenizer_lookup import locate_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,7 +53,8 @@ def choose_tokenizer(
         MissingInputError: there is no such tokenizer here or on the hub.
         InputError: it has no such token.
     """
-    path, config = _locate(name)
+    located = locate_tokenizer(name)
+    path, config = located.main, _read_config(located.config)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         ids = token_ids(data)
@@ -73,7 +75,7 @@ def choose_tokenizer(
                 f"--{role}-token: {token!r} is not in the vocabulary of tokenizer {name!r}; check its text"
             )
         chosen[role] = token
-    return TokenizerChoice(name, path, file_hash(path), chosen["bos"], chosen["eos"])
+    return TokenizerChoice(name, path, hash_file(path), chosen["bos"], chosen["eos"])
 
 
 def load_tokenizer(choice: TokenizerChoice) -> Tokenizer:
@@ -104,44 +106,8 @@ def token_ids(data: dict[str, Any]) -> dict[str, int]:
     return {**vocabulary, **{token["content"]: token["id"] for token in data.get("added_tokens") or []}}
 
 
-def _locate(name: str) -> tuple[Path, dict[str, Any]]:
-    """Return the path of tokenizer.json, and what tokenizer_config.json beside it says ({} without one)."""
-    local = Path(name)
-    if local.is_file():
-        config = local.with_name("tokenizer_config.json") if local.name == "tokenizer.json" else None
-        return local, _read_config(config)
-    if local.is_dir():
-        if not (local / "tokenizer.json").is_file():
-            raise MissingInputError(
-                f"tokenizer {name!r}: the folder holds no tokenizer.json; load it with transformers.AutoTokenizer and "
-                "save_pretrained it there"
-            )
-        return local / "tokenizer.json", _read_config(local / "tokenizer_config.json")
-    return _fetch(name)
-
-
-def _fetch(name: str) -> tuple[Path, dict[str, Any]]:
-    """Return the same of a tokenizer on the hub, or in its cache."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-
-    try:
-        path = Path(hf_hub_download(name, "tokenizer.json"))
-    except (OSError, HFValidationError, EntryNotFoundError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingInputError(
-            f"tokenizer {name!r}: no such file or folder, and the hub did not give it ({reason}); check the name, log "
-            "in with `hf auth login` if it is gated, or give a local tokenizer.json"
-        ) from error
-    try:
-        config = Path(hf_hub_download(name, "tokenizer_config.json"))
-    except (OSError, EntryNotFoundError, ValueError):
-        config = None
-    return path, _read_config(config)
-
-
 def _read_config(path: Path | None) -> dict[str, Any]:
-    if path is None or not path.is_file():
+    if path is None:
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import yaml
 from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
 from nanotron_zagreus.evaluation.subjects import Subject
+from nanotron_zagreus.hub_errors import first_line, hub_errors
 
 CONVERTED = ".converted"
 """Folder inside the folder of results that keeps converted checkpoints."""
@@ -104,8 +105,8 @@ def _fetch(source: str) -> Path:
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except Exception as error:
+    except hub_errors() as error:
         raise MissingInputError(
-            f"{source}: no such folder here, and as a hub id not to be had ({type(error).__name__}); check the name, "
-            f"or on a machine with network run: hf download {name}"
+            f"{source}: no such folder here, and as a hub id not to be had: {first_line(error)}; check the name, or on "
+            f"a machine with network run: hf download {name}"
         ) from error

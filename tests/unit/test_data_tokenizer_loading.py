@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from nanotron_zagreus.data.tokenizer_identity import check_tokenizers, file_hash
+from nanotron_zagreus.data.tokenizer_identity import check_tokenizers
 from nanotron_zagreus.data.tokenizer_loading import choose_tokenizer, load_tokenizer
 from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.file_hash import hash_file
 from tests.unit.tokenizer_fixtures import BOS, EOS, train_tokenizer
 
 
@@ -70,7 +71,7 @@ def test_the_hash_decides_where_both_sides_have_one(folder, tmp_path):
     from tests.unit.data_fixtures import make_config, write_source
 
     source_folder = write_source(tmp_path / "x", [5], tokenizer="/gone/tokenizer.json")
-    record = {"tokenizer": "/gone/tokenizer.json", "tokenizer_sha256": file_hash(folder / "named" / "tokenizer.json")}
+    record = {"tokenizer": "/gone/tokenizer.json", "tokenizer_sha256": hash_file(folder / "named" / "tokenizer.json")}
     (source_folder / "tokenization.json").write_text(json.dumps(record))
 
     def check(name):
