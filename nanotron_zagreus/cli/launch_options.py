@@ -49,6 +49,9 @@ class LaunchOptions:
     convert: Annotated[
         Path | None, typer.Option("--convert", help="Then convert every checkpoint into this folder.")
     ] = None
+    convert_options: Annotated[
+        str, typer.Option("--convert-options", help='For --convert: more of its options, as "--accept-tokenizer".')
+    ] = ""
     evaluate: Annotated[str | None, typer.Option("--evaluate", help="Then evaluate them with this suite.")] = None
     results: Annotated[Path, typer.Option("--results", help="For --evaluate: folder of the results.")] = Path("results")
     data: Annotated[Path | None, typer.Option("--data", help="For --evaluate: local copies of the data sets.")] = None

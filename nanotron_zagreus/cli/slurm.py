@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,6 +156,7 @@ def _chain(launch: LaunchOptions) -> Chain:
         raise InputError(
             f"--after: got {', '.join(launch.after or ())}, expected the numbers of jobs, as 4711 or 4711:4712"
         )
+    _check_convert_options(launch.convert_options)
     if launch.evaluate is not None:
         try:
             find_suite(launch.evaluate)
@@ -164,11 +166,32 @@ def _chain(launch: LaunchOptions) -> Chain:
         sources=tuple(map(TextSource.parse, launch.tokenize or ())),
         eos=launch.eos,
         hf_folder=launch.convert,
+        convert_options=launch.convert_options.strip(),
         suite=launch.evaluate,
         results=launch.results,
         data=launch.data,
         after=after,
     )
+
+
+def _check_convert_options(text: str) -> None:
+    """Refuse options that `zagreus convert` does not have: the job would find out when the training is over."""
+    from nanotron_zagreus.cli.convert import convert
+    from nanotron_zagreus.errors import InputError
+
+    command = typer.main.get_command(_app_of(convert))
+    try:
+        with command.make_context("convert", ["CHECKPOINT", "OUT", "--tokenizer", "TOKENIZER", *text.split()]):
+            pass
+    except Exception as error:  # a usage error; its class is click's or typer's own, depending on typer's version
+        reason = getattr(error, "message", None) or f"{type(error).__name__}, see `zagreus convert --help`"
+        raise InputError(f"--convert-options: got {text!r}: {reason}") from error
+
+
+def _app_of(command: Callable[..., None]) -> typer.Typer:
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    return app
 
 
 def _say(plan: RunPlan) -> None:

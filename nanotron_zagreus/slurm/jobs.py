@@ -70,6 +70,8 @@ class Chain:
     """Whether the tokenization writes an end-of-text token after each document."""
     hf_folder: Path | None = None
     """Where converted checkpoints go; None: no conversion."""
+    convert_options: str = ""
+    """More options of `zagreus convert`, divided by spaces."""
     suite: str | None = None
     """What to evaluate them with; None: no evaluation."""
     results: Path = Path("results")
@@ -111,9 +113,9 @@ def train_script(launch: Launch, estimate: RunEstimate) -> JobScript:
     return _script(launch, "train", directives, variables)
 
 
-def convert_script(launch: Launch, hf_folder: Path) -> JobScript:
+def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScript:
     """Return the job that converts every checkpoint of the run that has no Hugging Face folder yet."""
-    variables = {"HF_CHECKPOINTS": str(hf_folder), "CONFIG": str(launch.config_file)}
+    variables = {"HF_CHECKPOINTS": str(hf_folder), "CONVERT_OPTIONS": options, "CONFIG": str(launch.config_file)}
     directives = {"cpus-per-task": str(min(_CONVERT_CPUS, launch.site.cpus_without_gpus))}
     return _script(launch, "convert", directives | _without_gpus(launch.site), variables)
 

@@ -74,6 +74,8 @@ def make_run_plan(
     check_folders(folder.absolute(), Path.cwd())
     if chain.suite is not None and chain.hf_folder is None:
         raise InputError("--evaluate: needs --convert FOLDER, whose folders it evaluates")
+    if chain.convert_options and chain.hf_folder is None:
+        raise InputError("--convert-options: needs --convert FOLDER, whose conversion it is about")
     launch = Launch(
         config=config,
         site=site,
@@ -90,7 +92,7 @@ def make_run_plan(
         jobs.insert(0, tokenize_script(launch, chain.sources, eos=chain.eos))
         files[launch.sources_file] = sources_text(chain.sources)
     if chain.hf_folder is not None:
-        jobs.append(convert_script(launch, chain.hf_folder))
+        jobs.append(convert_script(launch, chain.hf_folder, chain.convert_options))
         if chain.suite is not None:
             jobs.append(evaluate_script(launch, chain.hf_folder, chain.suite, chain.results, chain.data))
     later = missing_data(config) if chain.after else None

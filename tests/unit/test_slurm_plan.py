@@ -240,8 +240,44 @@ def test_the_command_line_renders_without_writing(
     assert run(["slurm", "render", *launch[:-1], "4"]) == 2
     assert run(["slurm", "render", *launch, "--job", "convert"]) == 2
     assert run(["slurm", "render", *launch, "--job", "convert", "--convert", "hf"]) == 0
+    assert "CONVERT_OPTIONS= " in capsys.readouterr().out
+    options = ["--convert-options", "--accept-tokenizer --dtype float32"]
+    assert run(["slurm", "render", *launch, "--job", "convert", "--convert", "hf", *options]) == 0
+    assert "CONVERT_OPTIONS='--accept-tokenizer --dtype float32'" in capsys.readouterr().out
     assert run(["slurm", "submit", *launch, "--dry-run", "--convert", "hf", "--evaluate", "progression-por"]) == 0
     assert capsys.readouterr().out.count("########") == 3
     assert run(["slurm", "submit", *launch]) == 2
     assert "not submitted" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["slurm_site.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--acept-tokenizer", "No such option: --acept-tokenizer"),
+        ("--vocab-size many", "valid int"),
+        ("--help", "--help"),
+        ("another/folder", "unexpected extra argument"),
+    ],
+)
+def test_options_that_the_conversion_does_not_have_are_refused_before_the_training(
+    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8", "--convert", "hf"]
+    assert run(["slurm", "render", *launch, "--convert-options", options]) == 2
+    printed = capsys.readouterr().err
+    assert "--convert-options" in printed and message in printed
+
+
+def test_options_of_a_conversion_need_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["slurm", "site"]) == 0
+    (tmp_path / "slurm_site.yaml").write_text(
+        capsys.readouterr().out.replace("YOUR_", "my_").replace("/path/to", "/opt")
+    )
+    launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8"]
+    assert run(["slurm", "render", *launch, "--convert-options", "--accept-tokenizer"]) == 2
+    assert "needs --convert FOLDER" in capsys.readouterr().err
