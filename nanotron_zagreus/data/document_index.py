@@ -115,6 +115,8 @@ def _guessed_blocks(
 
 def _fill(files: OpenShards, numbers: Sequence[int], begins: np.ndarray, ends: np.ndarray, windows: np.ndarray) -> None:
     """Fill the rows ``windows`` of ``ends`` with document ends from entries ``begins`` on."""
+    if not windows.size:
+        return
     memory = ends.data.cast("B")
     for window, begin in zip(windows.tolist(), begins.tolist(), strict=True):
         number, place = numbers[window], window * _BLOCK_BYTES

@@ -30,7 +30,7 @@ from nanotron_zagreus.errors import InputError, WorkError
 
 HELD_OUT = -1
 _CHECKED_BYTES = 512 << 10
-"""Tokens are checked in pieces that are still in a core's cache: at once, a chunk's check costs three times as much."""
+"""Tokens are checked in pieces that are still in a core's cache; a whole chunk would have left it."""
 
 
 class SampleId(NamedTuple):

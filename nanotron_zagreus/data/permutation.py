@@ -49,6 +49,8 @@ def permute(permutations: Sequence[KeyedPermutation], which: np.ndarray, positio
     Returns:
         int64 `[n]`.
     """
+    if not positions.size:
+        return positions.copy()
     table = np.stack([permutation.constants for permutation in permutations], axis=1)
     constants = table[:, which]
     values = _encrypt(positions.astype(np.uint64), constants)

@@ -17,8 +17,10 @@ from tiny_runs import (
 pytestmark = pytest.mark.integration
 
 
-def test_validation_scores_each_source_and_leaves_training_alone(saved: Path, tmp_path: Path) -> None:
-    held_out = {"zagreus__validation_windows_per_source": 6}
+@pytest.mark.parametrize("documents", [False, True])
+def test_validation_scores_each_source_and_leaves_training_alone(saved: Path, tmp_path: Path, documents: bool) -> None:
+    """Of a source's 5 windows two ranks take 2 each, and then one takes the last."""
+    held_out = {"zagreus__validation_windows_per_source": 5, "zagreus__document_masking": documents}
     runs = {"without": {}, "with": {"tokens__val_check_interval": 3, "tokens__limit_val_batches": 4}}
     files = {}
     for name, overrides in runs.items():

@@ -63,3 +63,4 @@ def test_positions_of_many_permutations_are_those_of_each():
     together = permute(permutations, which, positions)
     alone = [int(permutations[one](positions[[row]])[0]) for row, one in enumerate(which.tolist())]
     assert together.tolist() == alone
+    assert permute([], which[:0], positions[:0]).tolist() == []

@@ -226,6 +226,13 @@ def test_reads_that_give_less_than_asked_go_on(tmp_path, monkeypatch):
         read_windows(files, rows, [0], [60])
 
 
+def test_no_windows_have_no_document_starts(tmp_path):
+    """Validation asks for them where a rank has none of a source's last windows."""
+    files = OpenShards([shard_of_documents(tmp_path, np.full(3, 5))])
+    windows, starts = document_starts(files, [], [], 9)
+    assert windows.size == starts.size == 0
+
+
 KINDS_OF_DOCUMENTS = ["few", "many", "huge document between tiny ones", "tiny documents at the end", "a page"]
 
 
