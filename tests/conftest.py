@@ -11,6 +11,7 @@ may have GPUs. Only a session of the GPU tests alone, `pytest tests/gpu`, sees d
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import pytest
 from gpu_session import only_gpu_tests
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts `make test &` so, and it would be inherited by the programs that tests press Ctrl-C on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
