@@ -6,7 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.checkpoints.layout import is_step_folder, list_steps, read_latest, step_folder, sync_folder
+from nanotron_zagreus.checkpoints.layout import (
+    MODEL_CONFIG_FILE,
+    is_step_folder,
+    list_steps,
+    read_latest,
+    step_folder,
+    sync_folder,
+)
 from nanotron_zagreus.checkpoints.manifest import read_manifest, verify
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 
@@ -68,9 +75,21 @@ def steps_to_prune(root: Path, *, keep_last: int, keep_every: int | None, verifi
         keep_every: multiples of this many steps stay; None: no such rule.
         verified: latest.txt's step is known to be sound (it was just written), and newer ones are of a run given up:
             they stay and do not count. Otherwise every byte is read to find the newest sound step.
+
+    Raises:
+        MissingInputError: the folder does not exist.
+        InputError: a folder with a number for a name is no checkpoint, as in a folder of converted ones; not with
+            ``verified``, where it is left alone.
     """
     _require_folder(root)
-    steps, latest = list_steps(root), read_latest(root)
+    all_steps, latest = list_steps(root), read_latest(root)
+    steps = [step for step in all_steps if is_step_folder(step_folder(root, step))]
+    foreign = sorted(set(all_steps) - set(steps))
+    if foreign and not verified:
+        raise InputError(
+            f"{step_folder(root, foreign[0])}: not a checkpoint, it holds no {MODEL_CONFIG_FILE}; prune deletes in a "
+            "run's checkpoints_path alone, and where nothing else has a number for a name"
+        )
     given_up = [step for step in steps if verified and latest is not None and step > latest]
     counted = [step for step in steps if step not in given_up]
     kept = {*counted[-keep_last:], *given_up, latest, *([] if verified else [newest_sound_step(root)])}

@@ -7,6 +7,7 @@
     <root>/.replaced-<step>/               a step that is being replaced; `recovery` brings it back
     <root>/STOP, <root>/SAVE               requests to the running trainer
     <root>/outcome.json                    how the last run ended
+    <root>/.claim                          locked by the run that writes here
 
 Text read from disk is never trusted as a path: a step is digits, and nothing else.
 """
@@ -29,6 +30,7 @@ LATEST_FILE = "latest.txt"
 STOP_FILE = "STOP"
 SAVE_FILE = "SAVE"
 OUTCOME_FILE = "outcome.json"
+CLAIM_FILE = ".claim"
 METRICS_FILE = "metrics.jsonl"
 
 _STEP = re.compile(r"[0-9]{1,12}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints import layout
+from nanotron_zagreus.checkpoints.claim import check_unclaimed
 from nanotron_zagreus.checkpoints.recovery import restore_replaced
 from nanotron_zagreus.checkpoints.starting_weights import find_starting_weights
 from nanotron_zagreus.config import Config
@@ -49,6 +50,7 @@ def check_before_start(config: Config, num_ranks: int) -> Start:
     check_world_size(config, num_ranks)
     _check_extras(config)
     root = config.checkpoints.checkpoints_path
+    check_unclaimed(root)
     if (restored := restore_replaced(root)) and rank() == 0:
         print(f"zagreus: {root}: a save was interrupted, the steps {restored} are back as they were", file=sys.stderr)
     resume, is_damaged = _resume_point(config)

@@ -6,9 +6,11 @@ allocates anything, and one rank's refusal is every rank's.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints import layout, manifest
+from nanotron_zagreus.checkpoints.claim import claimed
 from nanotron_zagreus.checkpoints.outcome import Outcome
 from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.data.mixture import Mixture, open_mixture
@@ -20,6 +22,7 @@ from nanotron_zagreus.training.agreement import agree_on_sharing, agree_on_weigh
 from nanotron_zagreus.training.outcomes import recorded_start
 from nanotron_zagreus.training.preflight import Start, check_before_start
 from nanotron_zagreus.training.resume_choice import choose_resume_point
+from nanotron_zagreus.training.resume_notices import resume_notices
 from nanotron_zagreus.training.resume_point import ResumePoint
 
 
@@ -44,24 +47,45 @@ def run_training(config_file: str | Path, *, show_samples_every: int | None = No
     config, start = checked
     config.checkpoints.checkpoints_path.mkdir(parents=True, exist_ok=True)
     config = agree_on_sharing(config)
+    root, shared = config.checkpoints.checkpoints_path, config.checkpoints.checkpoints_path_is_shared_file_system
+    is_leader = rank() == 0 or (not shared and place_on_node()[0] == 0)
+    with contextlib.ExitStack() as claim:
+        _, refusal = attempt(lambda: claim.enter_context(claimed(root)) if is_leader else None)
+        raise_together(refusal)
+        return _train(config, start, is_leader=is_leader, show_samples_every=show_samples_every)
+
+
+def _train(config: Config, start: Start, *, is_leader: bool, show_samples_every: int | None) -> Outcome:
+    """Train in a folder that is this run's alone."""
     resume = choose_resume_point(config)
     begun, refusal = attempt(lambda: _begin(config, start, resume))
     raise_together(refusal)
     assert begun is not None, "no rank refused"
     mixture, weights = begun
     agree_on_weights(weights)
-    root, shared = config.checkpoints.checkpoints_path, config.checkpoints.checkpoints_path_is_shared_file_system
+    notices = resume_notices(config, resume) if resume is not None and is_leader else []
     with recorded_start(
-        root,
+        config.checkpoints.checkpoints_path,
         step=resume.step if resume else 0,
         checkpoint=resume.folder if resume else None,
         rank=rank(),
-        is_leader=rank() == 0 or (not shared and place_on_node()[0] == 0),
+        is_leader=is_leader,
     ):
         from nanotron_zagreus.training.loop import TrainingLoop
 
         loop = TrainingLoop(config, mixture, resume, weights, show_samples_every=show_samples_every)
-    return loop.run()
+    for notice in notices:
+        _say(f"notice: {notice}")
+    outcome = loop.run()
+    because = f" ({outcome.reason})" if outcome.reason else ""
+    _say(f"{outcome.why} at step {outcome.step}{because}; newest checkpoint: {outcome.checkpoint or 'none'}")
+    return outcome
+
+
+def _say(text: str) -> None:
+    """Tell the person who started the run, whatever is logged."""
+    if rank() == 0:
+        print(f"zagreus: {text}", flush=True)
 
 
 def _checked(config_file: str | Path) -> tuple[Config, Start]:
@@ -69,8 +93,7 @@ def _checked(config_file: str | Path) -> tuple[Config, Start]:
     file = find_config(config_file).resolve()
     config = load_config(file)
     start = check_before_start(config, world_size())
-    if rank() == 0:
-        print(f"zagreus: training {file}", flush=True)
+    _say(f"training {file}")
     bring_up(config.zagreus.engine).check(config)
     return config, start
 

@@ -17,8 +17,9 @@ from tiny_runs import (
     write_config,
 )
 
-from nanotron_zagreus.checkpoints import layout, manifest
+from nanotron_zagreus.checkpoints import claim, layout, manifest
 from nanotron_zagreus.checkpoints.outcome import read_outcome
+from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.training.signals import SECOND_SIGNAL_SECONDS
 
 pytestmark = pytest.mark.integration
@@ -36,7 +37,9 @@ def test_a_signal_to_one_rank_makes_all_save_the_same_step(long_run: tuple[Path,
     assert manifest.verify(root / str(outcome.step))
 
 
-def test_save_and_stop_files_are_carried_out_and_removed(long_run: tuple[Path, subprocess.Popen[str]]) -> None:
+def test_save_and_stop_files_are_carried_out_and_removed(
+    long_run: tuple[Path, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, process = long_run
     (root / "SAVE").touch()
     deadline = time.monotonic() + 30
@@ -44,6 +47,9 @@ def test_save_and_stop_files_are_carried_out_and_removed(long_run: tuple[Path, s
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert process.poll() is None
+    monkeypatch.setattr(claim, "_WAIT_SECONDS", 0.0)
+    with pytest.raises(InputError, match="is being written by another run"):
+        claim.check_unclaimed(root)
     saved_step = layout.read_latest(root)
     (root / "STOP").touch()
     output, _ = process.communicate(timeout=60)
@@ -51,6 +57,11 @@ def test_save_and_stop_files_are_carried_out_and_removed(long_run: tuple[Path, s
     outcome = read_outcome(root)
     assert outcome is not None and outcome.why == "stopped"
     assert layout.list_steps(root) == [saved_step, outcome.step]
+    assert (
+        f"zagreus: stopped at step {outcome.step} (file {root}/STOP); newest checkpoint: {root}/{outcome.step}"
+        in output
+    )
+    claim.check_unclaimed(root)
     assert not (root / "STOP").exists()
 
 

@@ -140,6 +140,19 @@ def test_pruning_keeps_the_newest_the_multiples_and_the_newest_sound_one(tmp_pat
     assert [row["step"] for row in inventory.describe_steps(tmp_path)] == [20, 30, 40, 50]
 
 
+def test_folders_with_a_number_that_are_no_checkpoints_are_never_deleted(tmp_path: Path) -> None:
+    """Converted models have such names, too."""
+    for step in (10, 20, 30):
+        (tmp_path / str(step)).mkdir()
+        (tmp_path / str(step) / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"10: not a checkpoint, it holds no model_config\.json"):
+        inventory.steps_to_prune(tmp_path, keep_last=1, keep_every=None)
+    for step in (40, 50):
+        make_checkpoint(tmp_path / str(step), {"step": step})
+    write_latest(tmp_path, 50)
+    assert inventory.steps_to_prune(tmp_path, keep_last=1, keep_every=None, verified=True) == [40]
+
+
 def test_steps_of_a_run_given_up_neither_count_nor_go(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40, 50):
         make_checkpoint(tmp_path / str(step), {"step": step})

@@ -1,0 +1,87 @@
+"""A checkpoints folder is one run's: claimed, waited for, refused, and free again whatever ended its run."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from nanotron_zagreus.checkpoints import claim
+from nanotron_zagreus.checkpoints.claim import check_unclaimed, claimed
+from nanotron_zagreus.errors import InputError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from nanotron_zagreus.checkpoints.claim import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "_WAIT_SECONDS", 0.3)
+
+
+def test_a_second_run_is_refused_and_told_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with claimed(tmp_path):
+        for second in (lambda: check_unclaimed(tmp_path), lambda: claimed(tmp_path).__enter__()):
+            with pytest.raises(InputError, match=rf"process {os.getpid()} on .*touch {tmp_path}/STOP"):
+                second()
+    assert "waiting for the run that writes there" in capsys.readouterr().err
+    check_unclaimed(tmp_path)
+    with claimed(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_not_there_is_free_and_stays_away(tmp_path: Path) -> None:
+    check_unclaimed(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_ranks_that_look_at_the_same_moment_do_not_see_each_other(tmp_path: Path) -> None:
+    with claimed(tmp_path):
+        pass
+    with (tmp_path / ".claim").open() as another_rank:
+        fcntl.flock(another_rank, fcntl.LOCK_SH)
+        check_unclaimed(tmp_path)
+
+
+def test_a_run_that_is_ending_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "_WAIT_SECONDS", 60.0)
+    first = claimed(tmp_path)
+    first.__enter__()
+    end = threading.Timer(0.5, first.__exit__, (None, None, None))
+    end.start()
+    check_unclaimed(tmp_path)
+    end.join()
+
+
+def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"process {holder.pid} on"):
+            check_unclaimed(tmp_path)
+        holder.send_signal(signal.SIGKILL)
+    check_unclaimed(tmp_path)
+
+
+def test_a_file_system_without_locks_is_told_of_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(file: object, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with claimed(tmp_path):
+        check_unclaimed(tmp_path)
+    assert "no locks on this file system" in capsys.readouterr().err
