@@ -39,8 +39,8 @@ def load_config_text(text: str, origin: str) -> Config:
     data = parse_yaml(text, origin)
     if set(data) >= _RECIPE_KEYS and "data_stages" not in data:
         raise InputError(
-            f"{origin}: got a recipe of data (tokenizer and sources), expected the configuration of a training; a recipe "
-            f"is for `zagreus tokenize --recipe {origin}`"
+            f"{origin}: got a recipe of data (tokenizer and sources), expected the configuration of a training; a "
+            f"recipe is for `zagreus tokenize --recipe {origin}`"
         )
     try:
         config = build(Config, data)
