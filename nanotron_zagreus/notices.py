@@ -179,10 +179,13 @@ def missing_tokenizer(config: Config, hf_home: Path | None = None) -> str | None
     name = config.tokenizer.tokenizer_name_or_path
     if Path(name).exists():
         return None
+    absent = f"tokenizer.tokenizer_name_or_path: {name} does not exist here: no such folder or file; check the path"
     if not _may_be_hub_id(name, config):
-        return f"tokenizer.tokenizer_name_or_path: {name} does not exist here"
+        return absent
     if _is_cached(name, config.tokenizer.tokenizer_revision, hf_home):
         return None
+    if "/" in name and Path(name.partition("/")[0]).is_dir():
+        return absent
     where = "" if hf_home is None else f" of {hf_home}"
     gated = name.split("/")[0] in _GATED_OWNERS
     access = "it is gated: accept its licence on huggingface.co, then " if gated else ""

@@ -70,12 +70,15 @@ def find_starting_weights(config: Config) -> Path | None:
 
 def refuse_other_model(config: Config) -> None:
     """Refuse a fresh run whose starting weights are here and of another model; whether they are here is not judged."""
-    init, resume = config.model.init_method, config.checkpoints.resume_checkpoint_path
-    if not isinstance(init, ExistingCheckpointSection) or not init.path.exists():
-        return
-    goes_on = resume is not None and (str(resume) != "auto" or layout.list_steps(config.checkpoints.checkpoints_path))
-    if not goes_on:
+    init = config.model.init_method
+    if isinstance(init, ExistingCheckpointSection) and init.path.exists() and not goes_on(config):
         find_starting_weights(config)
+
+
+def goes_on(config: Config) -> bool:
+    """Say whether the run goes on from a checkpoint, as far as names tell: nothing of it is read."""
+    resume, own = config.checkpoints.resume_checkpoint_path, config.checkpoints.checkpoints_path
+    return resume is not None and (str(resume) != "auto" or bool(layout.list_steps(own)))
 
 
 def declared_vocab_size(folder: Path, arch: Architecture, config: dict[str, Any]) -> int | None:

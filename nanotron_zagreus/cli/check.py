@@ -34,7 +34,8 @@ def check(
 ) -> None:
     """Check a configuration and print what it would train, without starting anything.
 
-    Exit code 2 names what is wrong. Notices are about what is legal but perhaps not meant.
+    Exit code 2 names what is wrong, with the data too once all its folders are here. Notices are about what is legal
+    but perhaps not meant.
 
     Example: `zagreus check --config-file smollm2/zagreus_350M_por.yaml --network-gbits 400 --gpus-per-node 4`
     """
@@ -42,6 +43,7 @@ def check(
     from nanotron_zagreus.communication import Network
     from nanotron_zagreus.config import load_config
     from nanotron_zagreus.config.checks import check_world_size
+    from nanotron_zagreus.data.readiness import refuse_unfit_data
     from nanotron_zagreus.plan import make_plan
     from nanotron_zagreus.resources import find_config
 
@@ -50,6 +52,7 @@ def check(
     if world_size is not None:
         check_world_size(config, world_size)
     refuse_other_model(config)
+    refuse_unfit_data(config)
     network, rate = None, None
     if network_gbits is not None:
         network = Network(gigabits_per_second=network_gbits, gpus_per_node=gpus_per_node)

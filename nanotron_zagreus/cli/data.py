@@ -32,7 +32,7 @@ def verify(
 ) -> None:
     """Read shards whole, and hold folders against their plans. Exit code 3 when something is not sound.
 
-    Read are bytes, index, metadata, token range and tokenizer.
+    Read are bytes, index, metadata, token range and tokenizer. Text that the tokenization left out is a notice.
 
     Example: `zagreus shards verify tokenized/english --vocab-size 128256`
     """
@@ -42,7 +42,13 @@ def verify(
     from rich.console import Console
     from rich.progress import track
 
-    from nanotron_zagreus.data.verification import incomplete_folders, mixed_tokenizers, shard_paths, verify_shard
+    from nanotron_zagreus.data.verification import (
+        incomplete_folders,
+        left_out,
+        mixed_tokenizers,
+        shard_paths,
+        verify_shard,
+    )
     from nanotron_zagreus.errors import VerificationError
 
     shards = [shard for path in paths for shard in shard_paths(path)]
@@ -61,6 +67,8 @@ def verify(
         remark = f" ({unchecked} without a check of the token range: give --vocab-size)" if unchecked else ""
         tokens, documents = sum(r.num_tokens for r in reports), sum(r.num_documents for r in reports)
         print(f"{len(shards)} shards, {documents:,} documents, {tokens:,} tokens: all sound{remark}")
+        for sentence in left_out(paths):
+            print(f"notice: {sentence}")
 
 
 def stats(

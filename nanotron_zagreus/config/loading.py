@@ -13,6 +13,9 @@ from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.resources import find_config
 
+_RECIPE_KEYS = {"tokenizer", "sources"}
+"""What a recipe of data cannot do without; `data.recipe` reads it."""
+
 
 def load_config(path: str | Path) -> Config:
     """Return the checked configuration that the YAML file at ``path`` holds.
@@ -34,6 +37,11 @@ def load_config(path: str | Path) -> Config:
 def load_config_text(text: str, origin: str) -> Config:
     """Return the checked configuration that ``text`` holds; ``origin`` names it in errors."""
     data = parse_yaml(text, origin)
+    if set(data) >= _RECIPE_KEYS and "data_stages" not in data:
+        raise InputError(
+            f"{origin}: got a recipe of data (tokenizer and sources), expected the configuration of a training; a "
+            f"recipe is for `zagreus tokenize --recipe {origin}`"
+        )
     try:
         config = build(Config, data)
         check_relations(config)

@@ -58,6 +58,15 @@ def changed_shards(folder: Path) -> list[str]:
     return problems
 
 
+def num_left_out(folder: Path) -> int:
+    """Return how many documents or files the tokenization into ``folder`` could not read, as far as its logs tell."""
+    results = read_results(folder / "logs" / "results", _num_tasks(folder)).values()
+    counted = sum(result.get("failures", 0) for result in results)
+    return counted or sum(
+        len(path.read_text(encoding="utf-8").splitlines()) for path in (folder / "logs" / "failures").glob("*.jsonl")
+    )
+
+
 def _num_tasks(folder: Path) -> int:
     """Return the tasks of the folder's plan; 0 without one."""
     path = folder / "logs" / "plan.json"

@@ -1,8 +1,9 @@
 """Find the files that hold text, and divide them among tasks by bytes.
 
-Inputs are files, folders (searched through, links followed), patterns with `*`, or URLs that fsspec knows such as
-`hf://datasets/HuggingFaceFW/fineweb-2/data/por_Latn/train`; or one dataset id on the hub. Parquet, JSON lines
-(plain, gzip, zstd) and the Arrow files of a Hugging Face dataset folder are read. Reading is `corpus_reader`.
+Inputs are files, folders (searched through, links followed), patterns with `*` unless something has that very name,
+or URLs that fsspec knows such as `hf://datasets/HuggingFaceFW/fineweb-2/data/por_Latn/train`; or one dataset id on the
+hub. Parquet, JSON lines (plain, gzip, zstd) and the Arrow files of a Hugging Face dataset folder are read. Reading is
+`corpus_reader`.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def check_text_column(file: CorpusFile, column: str) -> None:
 def _find(name: str) -> list[CorpusFile]:
     from fsspec.core import url_to_fs
 
-    if "://" not in name and not _has_magic(name):
+    is_pattern = _has_magic(name) and ("://" in name or not Path(name).exists())
+    if "://" not in name and not is_pattern:
         if not Path(name).exists():
             raise MissingInputError(f"--input: {name} does not exist; give a file, a folder, a pattern, or a URL")
         name = _resolve_folder(name)
@@ -131,7 +133,7 @@ def _find(name: str) -> list[CorpusFile]:
             raise InputError(f"--input: {name} is in no known format, expected one of {', '.join(_SUFFIXES)}")
     fs, path = url_to_fs(name)
     try:
-        listed = _list(fs, path)
+        listed = _list(fs, fs.glob(path) if is_pattern else [path])
     except Exception as error:  # every file system has its own; the hub's are those of its HTTP library
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise MissingInputError(
@@ -144,11 +146,10 @@ def _find(name: str) -> list[CorpusFile]:
     ]
 
 
-def _list(fs: Any, path: str) -> list[tuple[str, int]]:
-    """Return path and bytes of every file under a path or matching a pattern."""
+def _list(fs: Any, roots: Sequence[str]) -> list[tuple[str, int]]:
+    """Return path and bytes of every file at or under ``roots``."""
     from fsspec.implementations.local import LocalFileSystem
 
-    roots = fs.glob(path) if _has_magic(path) else [path]
     if isinstance(fs, LocalFileSystem):
         return [(str(found), found.stat().st_size) for root in roots for found in _walk(Path(root))]
     found = []

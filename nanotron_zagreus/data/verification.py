@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nanotron_zagreus.data.completeness import changed_shards, missing_parts
+from nanotron_zagreus.data.completeness import changed_shards, missing_parts, num_left_out
 from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, Shard, list_shards, read_shard
 from nanotron_zagreus.data.tokenizer_identity import read_record
 from nanotron_zagreus.errors import InputError, MissingInputError
@@ -74,6 +74,17 @@ def incomplete_folders(paths: Sequence[Path]) -> list[str]:
         problems += missing_parts(folder, {entry.name for entry in os.scandir(folder)})
         problems += changed_shards(folder)
     return problems
+
+
+def left_out(paths: Sequence[Path]) -> list[str]:
+    """Return a sentence for every tokenization at or below the folders ``paths`` that could not read all its input."""
+    lists = sorted({found for path in paths if path.is_dir() for found in path.rglob("logs/failures")})
+    counts = {path: num_left_out(path.parent.parent) for path in lists}
+    return [
+        f"{path.parent.parent}: {count:,} documents or files were left out, {path} lists them"
+        for path, count in counts.items()
+        if count
+    ]
 
 
 def verify_shard(path: Path, vocab_size: int | None = None) -> ShardReport:

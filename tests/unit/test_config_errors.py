@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nanotron_zagreus.config import Config, load_config_text
+from nanotron_zagreus.config import Config, load_config, load_config_text
 from nanotron_zagreus.config.checks import check_world_size
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.resources import find_config
@@ -303,6 +303,15 @@ def test_a_mistake_gives_one_clear_error(name: str) -> None:
     assert "\n" not in message
     for word in key_words:
         assert word in message
+
+
+def test_a_recipe_of_data_is_called_one() -> None:
+    for language in ("por", "ita", "spa", "fra"):
+        with pytest.raises(InputError, match=r"recipe.*zagreus tokenize --recipe") as caught:
+            load_config(f"smollm2/data_{language}.yaml")
+        assert "unknown key" not in str(caught.value)
+    with pytest.raises(InputError, match="sources: unknown key"):
+        load(edited(sources={}))
 
 
 def test_the_unedited_file_has_no_mistake() -> None:

@@ -64,6 +64,22 @@ def test_patterns_and_urls_name_files(tmp_path):
     assert read(tmp_path, by_url)[0] == ["a_1.jsonl", "a_2.jsonl", "b_1.jsonl"]
 
 
+def test_what_exists_under_a_patterns_name_is_meant_itself(tmp_path, monkeypatch):
+    folder = tmp_path / "sp ace [1]"
+    folder.mkdir()
+    for name in ("a.jsonl", "b?.jsonl"):
+        (folder / name).write_bytes(jsonl([name]))
+    (folder / "bb.jsonl").write_bytes(jsonl(["bb"]))
+    assert [Path(file.path).name for file in find_files([str(folder)])] == ["a.jsonl", "b?.jsonl", "bb.jsonl"]
+    assert [Path(file.path).name for file in find_files([str(folder / "b?.jsonl")])] == ["b?.jsonl"]
+    (tmp_path / "sp ace 1").mkdir()
+    (tmp_path / "sp ace 1" / "c.jsonl").write_bytes(jsonl(["c"]))
+    monkeypatch.chdir(tmp_path)
+    assert len(find_files(["sp ace [1]"])) == 3
+    folder.rename(tmp_path / "moved")
+    assert [Path(file.path).name for file in find_files(["sp ace [1]"])] == ["c.jsonl"]
+
+
 def test_a_file_named_twice_is_read_once(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(["x"]))
     assert len(find_files([str(tmp_path), str(tmp_path / "a.jsonl")])) == 1

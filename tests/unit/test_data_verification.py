@@ -83,6 +83,25 @@ def test_verify_says_what_it_could_not_check(folder, capsys):
     assert "--vocab-size" in capsys.readouterr().out
 
 
+def test_verify_says_what_the_tokenization_left_out(folder, capsys):
+    failures = folder / "logs" / "failures"
+    failures.mkdir(parents=True)
+    line = json.dumps({"file": "a.jsonl", "row": 3, "error": "not JSON"}) + "\n"
+    (failures / "00000.jsonl").write_text("")
+    assert run(["shards", "verify", str(folder)]) == 0
+    assert "left out" not in capsys.readouterr().out
+    (failures / "00001.jsonl").write_text(line * 2)
+    assert run(["shards", "verify", str(folder.parent)]) == 0
+    printed = capsys.readouterr().out
+    assert "all sound" in printed and f"2 documents or files were left out, {failures} lists them" in printed
+    # The list holds the first thousand of a file, the tasks' results count all.
+    (folder / "logs" / "plan.json").write_text(json.dumps({"tasks": [[], [], []]}))
+    (folder / "logs" / "results").mkdir()
+    (folder / "logs" / "results" / "00001.json").write_text(json.dumps({"failures": 5000, "done": False}))
+    assert run(["shards", "verify", str(folder)]) == 0
+    assert "5,000 documents or files" in capsys.readouterr().out
+
+
 def test_stats_sum_up_each_source(folder, capsys):
     write_shard(folder.parent / "other", 0, 70)
     assert run(["shards", "stats", str(folder.parent), "--json"]) == 0

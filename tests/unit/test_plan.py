@@ -152,6 +152,24 @@ def test_a_missing_tokenizer_is_called_what_it_may_be(name: str, key_words: list
     assert ("hf download" in text) == any("hf download" in word for word in key_words)
 
 
+def test_a_mistyped_folder_of_a_tokenizer_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work" / "tokenizer").mkdir(parents=True)
+    text = missing_tokenizer(edited(tokenizer__tokenizer_name_or_path="work/tokenzier"), hf_home=tmp_path)
+    assert text is not None and "work/tokenzier does not exist here" in text and "no such folder or file" in text
+    assert "hf download" not in text
+    cached = tmp_path / "hub" / "models--work--tokenzier"
+    (cached / "snapshots" / "1").mkdir(parents=True)
+    (cached / "snapshots" / "1" / "tokenizer.json").touch()
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1")
+    assert missing_tokenizer(edited(tokenizer__tokenizer_name_or_path="work/tokenzier"), hf_home=tmp_path) is None
+    elsewhere = missing_tokenizer(edited(tokenizer__tokenizer_name_or_path="someone/Llama"), hf_home=tmp_path)
+    assert elsewhere is not None and "hf download someone/Llama" in elsewhere
+
+
 def test_validation_that_never_comes_is_a_notice() -> None:
     held_out = {"tokens__limit_val_batches": 5, "zagreus__validation_windows_per_source": 8}
     text = one_notice(edited(**held_out, tokens__val_check_interval=-1), "limit_val_batches")

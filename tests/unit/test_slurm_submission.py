@@ -11,6 +11,7 @@ import yaml
 
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import dump_config, load_config
+from tests.unit.data_fixtures import write_shard
 from tests.unit.slurm_stand_ins import SlurmClients
 
 FOLDERS = ["tokenized/por", "tokenized/eng", "tokenized/code"]
@@ -32,6 +33,7 @@ class Desk:
         data["general"]["run"] = "pretraining"
         data["checkpoints"] |= {"checkpoints_path": "checkpoints", "checkpoints_path_is_shared_file_system": True}
         data["data_stages"][0]["data"]["dataset"]["dataset_folder"] = FOLDERS
+        data["zagreus"]["max_source_epochs"] = 1e9
         self.data = data
         self.config(data)
         for name in FOLDERS:
@@ -46,8 +48,8 @@ class Desk:
         (self.folder / "run.yaml").write_text(yaml.safe_dump(data))
 
     def shard(self, name: str) -> None:
-        (self.folder / name).mkdir(parents=True, exist_ok=True)
-        (self.folder / name / "0.ds").touch()
+        tokenizer = self.data["tokenizer"]["tokenizer_name_or_path"]
+        write_shard(self.folder / name, 0, 5000, tokenizer=tokenizer, token_size=4)
 
     def slurm_command(self, command: str, *options: str, code: int = 0) -> tuple[str, str]:
         """Run a command, expect an exit code, return what it printed."""
@@ -130,16 +132,24 @@ def test_a_chain_that_cannot_be_taken_back_says_which_jobs_are_queued(desk: Desk
 
 
 def test_all_arrays_of_a_tokenization_are_waited_for(desk: Desk) -> None:
-    (desk.folder / FOLDERS[0] / "0.ds").unlink()
+    (desk.folder / FOLDERS[0] / "00000_unshuffled.ds").unlink()
     _, error = desk.submit("--after", "4711:4712", "--after", "8")
     assert "notice data_stages" in error
     assert "--dependency=afterok:4711:4712:8 --kill-on-invalid-dep=yes" in desk.slurm.calls("sbatch")[-1]
     assert "--after" in desk.submit("--after", "soon", code=2)[1]
 
 
+def test_data_that_training_would_refuse_is_not_queued_for(desk: Desk) -> None:
+    desk.data["zagreus"]["max_source_epochs"] = 4
+    desk.config(desk.data)
+    _, error = desk.submit(code=2)
+    assert "not submitted: data_stages" in error and "limit of 4" in error
+    assert desk.slurm.calls("sbatch") == []
+
+
 def test_only_the_folders_that_the_chain_tokenizes_may_be_missing(desk: Desk) -> None:
     for name in FOLDERS[:2]:
-        (desk.folder / name / "0.ds").unlink()
+        (desk.folder / name / "00000_unshuffled.ds").unlink()
     (desk.folder / "text").mkdir()
     (desk.folder / "text" / "0.jsonl").write_text('{"text": "a"}\n')
     _, error = desk.submit("--tokenize", f"text={FOLDERS[0]}", code=2)

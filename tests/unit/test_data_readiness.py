@@ -1,0 +1,126 @@
+"""What `zagreus check` and `zagreus slurm` refuse of data that is here: what `zagreus train` would refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanotron_zagreus.cli.app import run
+from nanotron_zagreus.config import Config, dump_config
+from nanotron_zagreus.slurm.jobs import Chain, TextSource
+from nanotron_zagreus.slurm.run_plan import make_run_plan
+from nanotron_zagreus.slurm.site import Site
+from tests.unit.data_fixtures import make_config, write_source
+
+SITE = Site(account="mii", partition="boost", time_limit="1-00:00:00", venv="/opt/venv", hf_home=None)
+
+
+@pytest.fixture
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """Return a maker of configurations of one source of 10 windows; 20 steps of 4 pass over it 8 times."""
+    monkeypatch.chdir(tmp_path)
+    folder = str(write_source(tmp_path / "a", [10]))
+
+    def make(**changes: dict) -> Config:
+        return make_config([{"dataset": {"dataset_folder": folder}}], **changes)
+
+    return make
+
+
+def check(config: Config) -> int:
+    Path("run.yaml").write_text(dump_config(config))
+    return run(["check", "--config-file", "run.yaml"])
+
+
+def obstacles(config: Config, chain: Chain | None = None) -> str:
+    plan = make_run_plan(config, SITE, nodes=1, gpus_per_node=1, folder=Path("jobs"), chain=chain)
+    return "\n".join(plan.obstacles)
+
+
+def vocabulary(config: Config, size: int) -> Config:
+    model = dataclasses.replace(config.model.model_config, vocab_size=size)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, model_config=model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"zagreus": {"max_source_epochs": 4}}, "8.00 times"),
+        ({"tokenizer": {"tokenizer_name_or_path": "another"}}, "tokenizer_names"),
+    ],
+)
+def test_data_that_training_refuses_is_refused_before(
+    configure: Callable[..., Config], changes: dict, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(**changes)
+    assert check(config) == 2
+    assert message in capsys.readouterr().err
+    assert message in obstacles(config)
+
+
+def test_tokens_outside_the_vocabulary_are_refused(
+    configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = vocabulary(configure(), 50)
+    assert check(config) == 2
+    assert "vocab_size is 50" in capsys.readouterr().err
+    assert "vocab_size is 50" in obstacles(config)
+
+
+def test_a_shard_that_is_not_whole_is_refused(
+    configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure()
+    assert check(config) == 0
+    (shard,) = Path("a").glob("*.ds")
+    shard.write_bytes(shard.read_bytes()[:-2])
+    assert check(config) == 2
+    assert "not a whole shard" in capsys.readouterr().err
+    assert "not a whole shard" in obstacles(config)
+
+
+def test_data_that_is_not_all_here_is_no_reason_to_refuse(configure: Callable[..., Config], tmp_path: Path) -> None:
+    folders = {"dataset_folder": [str(tmp_path / "a"), str(tmp_path / "elsewhere")], "dataset_weights": [0.9, 0.1]}
+    config = make_config([{"dataset": folders}], zagreus={"max_source_epochs": 1})
+    assert check(config) == 0
+    assert "elsewhere" in obstacles(config) and "times" not in obstacles(config)
+
+
+def test_data_that_jobs_before_the_training_write_is_not_judged(configure: Callable[..., Config]) -> None:
+    config = configure(zagreus={"max_source_epochs": 4})
+    Path("text.jsonl").write_text("")
+    source = TextSource(input="text.jsonl", output=config.data_stages[0].data.dataset.folders[0])
+    assert "times" not in obstacles(config, Chain(sources=(source,)))
+    assert "times" not in obstacles(config, Chain(after=("4711",)))
+
+
+def test_how_often_a_run_that_goes_on_repeats_its_data_is_left_to_its_checkpoint(
+    configure: Callable[..., Config],
+) -> None:
+    """Its steps so far may have drawn less, with another global batch."""
+    config = configure(zagreus={"max_source_epochs": 4}, checkpoints={"resume_checkpoint_path": "auto"})
+    assert check(config) == 2
+    (Path("checkpoints") / "10").mkdir(parents=True)
+    assert check(config) == 0
+    assert "times" not in obstacles(config)
+    fresh = configure(zagreus={"max_source_epochs": 4})
+    assert check(fresh) == 2
+    assert "times" not in obstacles(fresh), "a job resumes by itself"
+    assert check(vocabulary(config, 50)) == 2
+
+
+def test_check_reads_the_data_without_torch(configure: Callable[..., Config]) -> None:
+    assert check(configure()) == 0
+    program = (
+        "import sys\nfrom nanotron_zagreus.cli.app import run\n"
+        "assert run(['check', '--config-file', 'run.yaml']) == 0\n"
+        "assert 'nanotron_zagreus.data.mixture' in sys.modules\n"
+        "assert not {'torch', 'nanotron', 'transformers', 'datatrove'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
