@@ -88,7 +88,8 @@ def wanted_point(config: Config) -> ResumePoint | None:
 def _named_point(wanted: Path) -> ResumePoint:
     if not wanted.exists():
         raise MissingInputError(
-            f"got {wanted}, which does not exist; expected auto (in lower case), null, a step's folder, or a folder of steps"
+            f"got {wanted}, which does not exist; expected auto (in lower case), null, a step's folder, "
+            "or a folder of steps"
         )
     return read_point(layout.resolve_checkpoint(wanted))
 
