@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 
@@ -118,6 +119,7 @@ class Commands:
 
         Raises:
             subprocess.CalledProcessError: it ended with another exit code than 0.
+            KeyboardInterrupt: on Ctrl-C or SIGTERM, once the command has ended, too.
         """
         shown = [self.show(word) for word in words]
         self.console.print(f"$ {shlex.join(shown)}", style="bold", highlight=False, soft_wrap=True)
@@ -127,12 +129,19 @@ class Commands:
         environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
         environment["CUDA_VISIBLE_DEVICES"] = ""
         process = subprocess.Popen([str(program), *shown[1:]], cwd=self.folder, env=environment)
+        previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             code = process.wait()
+        except _Terminated:
+            process.terminate()
+            _wait_or_end(process)
+            raise
         except KeyboardInterrupt:
             # The terminal has sent Ctrl-C to the command too; let it save what it has.
             _wait_or_end(process)
             raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
         if code == -signal.SIGINT or code == 128 + signal.SIGINT:
             raise KeyboardInterrupt
         if code:
@@ -143,6 +152,14 @@ class Commands:
         if isinstance(word, Path) and word.is_relative_to(self.folder):
             return str(word.relative_to(self.folder))
         return str(word)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has come, which unlike Ctrl-C reaches this process alone."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def _wait_or_end(process: subprocess.Popen[bytes]) -> None:

@@ -62,6 +62,11 @@ def is_step_folder(path: Path) -> bool:
     return path.is_dir() and (path / MODEL_CONFIG_FILE).is_file()
 
 
+def is_hugging_face_folder(path: Path) -> bool:
+    """Tell whether ``path`` holds a model in Hugging Face's layout."""
+    return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+
+
 def step_number(path: Path) -> int | None:
     """Return the step that a folder's name stands for, or None: whether the folder is there or whole or not."""
     return int(path.name) if _STEP.fullmatch(path.name) else None
@@ -120,12 +125,16 @@ def resolve_checkpoint(path: Path) -> Path:
     if step is None:
         steps = list_steps(path)
         hint = f"it holds the steps {steps}, name one of them" if steps else "no step was ever saved there"
+        if is_hugging_face_folder(path):
+            hint = "it is a Hugging Face folder, of which `zagreus import` makes a checkpoint"
+        elif (path / MANIFEST_FILE).is_file() or (path / METADATA_FILE).is_file():
+            hint = f"nor {MODEL_CONFIG_FILE}, which a step's folder has; restore its files, or name another step"
         raise MissingInputError(f"checkpoint {str(path)!r}: no {LATEST_FILE} in it; {hint}")
     folder = step_folder(path, step)
     if folder.is_symlink() or not is_step_folder(folder):
         raise MissingInputError(
             f"{path / LATEST_FILE}: names step {step}, but {folder} is no whole checkpoint; "
-            f"whole or not, these steps are there: {list_steps(path)}"
+            f"name one of the steps that are there, whole or not: {list_steps(path)}"
         )
     return folder
 

@@ -16,6 +16,7 @@ import traceback
 import typer
 
 from nanotron_zagreus.cli import check, checkpoints, convert, data, evaluate, slurm, train
+from nanotron_zagreus.cli.system_errors import describe
 from nanotron_zagreus.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -104,8 +105,11 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
 
 def _report(error: Exception) -> int:
     """Print one line about ``error`` to stderr and return the exit code of its kind."""
-    known = isinstance(error, InputError | VerificationError | WorkError | ModuleNotFoundError | OSError)
-    text = str(error) if known else f"{type(error).__name__}: {error} (add --debug for the traceback)"
+    known = isinstance(error, InputError | VerificationError | WorkError | ModuleNotFoundError)
+    if isinstance(error, OSError) and not isinstance(error, InputError):
+        text = describe(error)
+    else:
+        text = str(error) if known else f"{type(error).__name__}: {error} (add --debug for the traceback)"
     print(f"zagreus: {text}", file=sys.stderr)
     if isinstance(error, InputError):
         return EXIT_BAD_INPUT

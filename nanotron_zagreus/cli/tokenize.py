@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanotron_zagreus.cli.system_errors import describe
 from nanotron_zagreus.cli.tokenization_reports import print_outcome, print_status, progress_bar
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _run_here(jobs: list[TokenizationJob], *, workers: int | None, redo_failed: 
             with progress_bar(str(output)) as show:
                 outcome = tokenize_locally(prepared, workers=workers, on_progress=show)
         except (WorkError, OSError) as error:
-            problems.append(f"{output}: {error}")
+            problems.append(f"{output}: {describe(error) if isinstance(error, OSError) else error}")
             continue
         if not as_json:
             print_outcome(output, outcome)

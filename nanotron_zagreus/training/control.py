@@ -16,7 +16,7 @@ from torch import distributed
 
 from nanotron_zagreus.checkpoints.layout import SAVE_FILE, STOP_FILE
 from nanotron_zagreus.engine import launch
-from nanotron_zagreus.training.signals import SignalRequests
+from nanotron_zagreus.training.signals import LAUNCHER_REASONS, SignalRequests
 
 
 class Request(enum.IntEnum):
@@ -86,6 +86,16 @@ class StepControl:
     def _requested_by_file(self) -> Request:
         for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):
             if (self._root / name).exists():
-                self.reason = f"file {self._root / name}"
+                self.reason = _launchers_reason(self._root / name) or f"file {self._root / name}"
                 return request
         return Request.NONE
+
+
+def _launchers_reason(path: Path) -> str | None:
+    """Return the signal that the launcher has passed on by this file, or None: somebody else made it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(64).decode("ascii", errors="replace")
+    except OSError:
+        return None
+    return text if text in LAUNCHER_REASONS.values() else None

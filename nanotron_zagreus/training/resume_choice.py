@@ -11,7 +11,14 @@ from nanotron_zagreus.config import Config
 from nanotron_zagreus.engine.launch import exchange, place_on_node, rank
 from nanotron_zagreus.errors import InputError, VerificationError, agreed
 from nanotron_zagreus.training.agreement import attempt, raise_together, some
-from nanotron_zagreus.training.resume_point import ResumePoint, check_fits, older_steps, read_point, wanted_point
+from nanotron_zagreus.training.resume_point import (
+    ResumePoint,
+    check_fits,
+    older_steps,
+    read_point,
+    wanted_point,
+    ways_out,
+)
 
 _DAMAGE = (InputError, VerificationError, OSError)
 
@@ -30,12 +37,7 @@ def choose_resume_point(config: Config) -> ResumePoint | None:
     if not problems:
         return _fitting(config, point)
     if not config.zagreus.checkpoints.fallback_to_newest_sound:
-        raise agreed(
-            VerificationError(
-                f"{problems[0]}. Restore the file, resume from another step, or set "
-                "zagreus.checkpoints.fallback_to_newest_sound: true"
-            )
-        )
+        raise agreed(VerificationError(f"{problems[0]}{ways_out(config)}"))
     older, refusal = attempt(lambda: older_steps(config)[1])
     raise_together(refusal)
     for step in sorted(set.intersection(*map(set, exchange(older))), reverse=True):

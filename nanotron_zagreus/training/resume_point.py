@@ -13,6 +13,7 @@ from nanotron_zagreus.checkpoints import layout, manifest
 from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 
+_FIELD = "checkpoints.resume_checkpoint_path"
 _MODEL_KEYS = (
     "hidden_size",
     "intermediate_size",
@@ -48,10 +49,29 @@ def find_resume_point(config: Config) -> ResumePoint | None:
         InputError: the path does not exist, is no whole checkpoint of this project, or does not fit the run.
         VerificationError: its descriptions are damaged.
     """
-    point = wanted_point(config)
+    try:
+        point = wanted_point(config)
+    except (InputError, VerificationError) as error:
+        raise type(error)(f"{error}{ways_out(config)}") from error
     if point is not None:
         check_fits(config, point)
     return point
+
+
+def ways_out(config: Config) -> str:
+    """Return what to do about a wanted checkpoint that is damaged or not whole, as more sentences of its error.
+
+    Empty where the error has said it: nothing is at the path, or latest.txt is wrong.
+    """
+    try:
+        root, older = older_steps(config)
+    except InputError:
+        return ""
+    if not older and not layout.list_steps(root) and layout.read_latest(root) is None:
+        return ""
+    fallback = "set zagreus.checkpoints.fallback_to_newest_sound: true to go on from the newest sound step before it"
+    anew = f"start anew with {_FIELD}: null in another checkpoints_path"
+    return f". Restore its files, resume from another step's folder, or {fallback if older else anew}"
 
 
 def wanted_point(config: Config) -> ResumePoint | None:
@@ -59,9 +79,22 @@ def wanted_point(config: Config) -> ResumePoint | None:
     wanted = config.checkpoints.resume_checkpoint_path
     if wanted is None:
         return None
-    if str(wanted) != "auto":
-        return read_point(layout.resolve_checkpoint(wanted))
-    root = config.checkpoints.checkpoints_path
+    try:
+        return _newest_point(config.checkpoints.checkpoints_path) if str(wanted) == "auto" else _named_point(wanted)
+    except (InputError, VerificationError) as error:
+        raise type(error)(f"{_FIELD}: {error}") from error
+
+
+def _named_point(wanted: Path) -> ResumePoint:
+    if not wanted.exists():
+        raise MissingInputError(
+            f"got {wanted}, which does not exist; expected auto (in lower case), null, a step's folder, "
+            "or a folder of steps"
+        )
+    return read_point(layout.resolve_checkpoint(wanted))
+
+
+def _newest_point(root: Path) -> ResumePoint | None:
     if layout.read_latest(root) is None and layout.list_steps(root):
         return _newest_whole(root)
     return read_point(layout.resolve_checkpoint(root)) if layout.read_latest(root) is not None else None

@@ -25,6 +25,9 @@ terminal has already sent to the whole process group."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """What asks for a stop."""
 
+LAUNCHER_REASONS = {int(number): f"{number.name} to zagreus train" for number in STOP_SIGNALS}
+"""What the launcher writes into the STOP file, by the signal it got: the ranks get none, and give it as the reason."""
+
 
 class SignalRequests:
     """Turns SIGTERM, SIGINT and SIGUSR1 into a stop request while the context is open; for the main thread."""

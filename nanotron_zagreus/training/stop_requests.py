@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from nanotron_zagreus.checkpoints.layout import STOP_FILE
-from nanotron_zagreus.training.signals import SECOND_SIGNAL_SECONDS, STOP_SIGNALS
+from nanotron_zagreus.checkpoints.layout import STOP_FILE, replace_durably
+from nanotron_zagreus.training.signals import LAUNCHER_REASONS, SECOND_SIGNAL_SECONDS, STOP_SIGNALS
 
 
 class StopRequests:
@@ -28,6 +28,7 @@ class StopRequests:
         """
         self._file = root / STOP_FILE
         self._first_at: float | None = None
+        self._reason = ""
         self._previous_handlers: dict[int, Any] = {}
         self.must_end_now = False
         """Whether a signal has come long enough after the first to mean more than it."""
@@ -47,14 +48,18 @@ class StopRequests:
 
     def pass_on(self) -> None:
         """Ask the ranks to stop if a signal has come; call it again and again: a starting run clears old requests."""
-        if self._first_at is not None and self._file.parent.is_dir():
-            with contextlib.suppress(OSError):  # a full disk: asked again in a moment; a second signal needs no file
-                self._file.touch()
+        if self._first_at is None or not self._file.parent.is_dir():
+            return
+        with contextlib.suppress(OSError):  # a full disk may still take an empty file
+            if not self._file.exists():
+                replace_durably(self._file, self._reason.encode())
+        with contextlib.suppress(OSError):  # asked again in a moment; a second signal needs no file
+            self._file.touch()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         now, name = time.monotonic(), signal.Signals(number).name
         if self._first_at is None:
-            self._first_at = now
+            self._first_at, self._reason = now, LAUNCHER_REASONS[number]
             text = f"{name}: the run saves and stops after this step; another signal would end it without saving"
         elif now - self._first_at > SECOND_SIGNAL_SECONDS and not self.must_end_now:
             self.must_end_now = True

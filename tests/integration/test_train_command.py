@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -168,6 +169,7 @@ def test_a_signal_saves_stops_and_says_75(number: signal.Signals, run: Run) -> N
         run.process.send_signal(number)
     assert run.process.wait(_DEADLINE_SECONDS) == 75, run.output()
     assert run.stopped_step() >= 1
+    assert json.loads((run.root / "outcome.json").read_text())["reason"] == f"{number.name} to zagreus train"
     assert not run.members()
     assert not (run.root / "STOP").exists()
     assert "Traceback" not in run.output()

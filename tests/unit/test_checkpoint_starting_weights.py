@@ -132,3 +132,12 @@ def test_a_run_that_goes_on_does_not_look_at_its_start_again(tmp_path: Path) -> 
     (tmp_path / "checkpoints/5").mkdir(parents=True)
     file = write_run(tmp_path, start, checkpoints__resume_checkpoint_path="auto")
     assert run(["check", "--config-file", str(file)]) == 0
+
+
+def test_a_hugging_face_folder_is_to_be_imported_first(tmp_path: Path) -> None:
+    start = tmp_path / "hf"
+    start.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (start / name).touch()
+    with pytest.raises(MissingInputError, match=r"model\.init_method\.path.*Hugging Face folder.*zagreus import"):
+        find(tmp_path, start)

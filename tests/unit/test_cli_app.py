@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -81,6 +83,42 @@ def test_every_kind_of_error_has_its_code_and_one_line(
     monkeypatch.setattr(cli, "app", raising)
     assert cli.run(["x"]) == code
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EPERM, "permissions"),
+        (errno.EACCES, "permissions"),
+        (errno.EROFS, "may read and write"),
+        (errno.ENOSPC, "free space"),
+        (errno.EDQUOT, "free space"),
+        (errno.ENOTDIR, "where a folder is expected"),
+        (errno.EEXIST, "in the way"),
+        (errno.ENOENT, "correct the path"),
+        (errno.EIO, "disk"),
+    ],
+)
+def test_what_the_system_refuses_is_named_with_a_way_on(
+    number: int, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raising(**options: object) -> None:
+        raise OSError(number, os.strerror(number), "/tmp/out/.hf.unfinished")
+
+    monkeypatch.setattr(cli, "app", raising)
+    assert cli.run(["x"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"zagreus: /tmp/out/.hf.unfinished: {os.strerror(number)}; ")
+    assert remedy in printed and "[Errno" not in printed
+
+
+def test_a_refused_rename_names_both_paths(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def raising(**options: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", "/tmp/a", None, "/tmp/b")
+
+    monkeypatch.setattr(cli, "app", raising)
+    assert cli.run(["x"]) == 1
+    assert "/tmp/a to /tmp/b: Directory not empty; " in capsys.readouterr().err
 
 
 def test_checkpoints_of_an_empty_folder_are_listed_as_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

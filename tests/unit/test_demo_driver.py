@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -167,6 +168,28 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
 
     with pytest.raises(WorkError, match=r"during step 1, train.*newest checkpoint"):
         run_steps([Step("train", "", interrupted)], Journal.open(tmp_path / "out", "a", QUIET), QUIET)
+
+
+def test_a_terminated_demo_ends_its_command_first_and_lets_it_save(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, time\n"
+        "def save(*_):\n    open('saved', 'w').close()\n    raise SystemExit(75)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(20)\nopen('orphaned', 'w').close()\n"
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    commands = Commands(tmp_path, QUIET)
+    step = Step("train", "", lambda: commands.run(Path(sys.executable).name, "-c", program))
+    # A stand-in for the default action, which would end the tests.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(WorkError, match=r"interrupted during step 1, train"):
+            run_steps([step], Journal.open(tmp_path / "out", "a", QUIET), QUIET)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "saved").exists() and not (tmp_path / "orphaned").exists()
 
 
 def _write_shard(folder: Path, tokens: list[int]) -> None:

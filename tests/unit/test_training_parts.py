@@ -254,6 +254,51 @@ def test_the_reason_of_a_stop_is_not_that_of_an_earlier_save(engine: Any, tmp_pa
     assert control.shared_reason() == ""
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_reason_of_a_stop_is_the_signal_that_the_launcher_got(
+    number: signal.Signals, engine: Any, tmp_path: Path
+) -> None:
+    from nanotron_zagreus.training.control import Request, StepControl
+    from nanotron_zagreus.training.signals import SignalRequests
+    from nanotron_zagreus.training.stop_requests import StopRequests
+
+    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
+    with StopRequests(tmp_path) as requests:
+        signal.raise_signal(number)
+        requests.pass_on()
+        requests.pass_on()
+        assert control.agree()[0] is Request.STOP
+        assert control.reason == f"{number.name} to zagreus train"
+        assert [path.name for path in tmp_path.iterdir()] == ["STOP"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "SIGTERM", "tired\n", "\xff" * 100])
+def test_the_reason_of_a_stop_is_the_file_that_somebody_made(text: str, engine: Any, tmp_path: Path) -> None:
+    from nanotron_zagreus.training.control import Request, StepControl
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    (tmp_path / "STOP").write_text(text, encoding="latin-1")
+    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
+    assert control.agree()[0] is Request.STOP
+    assert control.reason == f"file {tmp_path / 'STOP'}"
+
+
+def test_a_disk_that_takes_no_bytes_still_takes_a_stop(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron_zagreus.training import stop_requests
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stop_requests, "replace_durably", full)
+    with stop_requests.StopRequests(tmp_path) as requests:
+        signal.raise_signal(signal.SIGTERM)
+        requests.pass_on()
+        assert (tmp_path / "STOP").exists()
+
+
 def test_lines_that_the_disk_refuses_are_left_out_whole_with_one_warning(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
