@@ -7,6 +7,7 @@ no locks (Lustre mounted without them, some network shares) there is no such pro
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from nanotron_zagreus.checkpoints.layout import CLAIM_FILE
 from nanotron_zagreus.errors import InputError
@@ -31,10 +32,18 @@ def claimed(root: Path) -> Iterator[None]:
     Raises:
         InputError: another run holds it, and goes on holding it for half a minute.
     """
-    with (root / CLAIM_FILE).open("a+", encoding="utf-8") as file:
-        if _lock(root, file, fcntl.LOCK_EX):
+    path = root / CLAIM_FILE
+    with contextlib.ExitStack() as files:
+        file = files.enter_context(path.open("a+", encoding="utf-8"))
+        found = _lock(root, file, fcntl.LOCK_EX)
+        if found is _Lock.LEFT_BEHIND:
+            path.unlink(missing_ok=True)
+            file = files.enter_context(path.open("a+", encoding="utf-8"))
+            found = _lock(root, file, fcntl.LOCK_EX)
+        if found is _Lock.MINE:
             file.truncate(0)
-            file.write(json.dumps({"process": os.getpid(), "host": os.uname().nodename, "since": time.time()}))
+            facts = {"process": os.getpid(), "host": os.uname().nodename, "since": time.time(), "job": _this_job()}
+            file.write(json.dumps(facts))
             file.flush()
         else:
             print(f"zagreus: {root}: no locks on this file system; see that no other run writes there", file=sys.stderr)
@@ -51,8 +60,16 @@ def check_unclaimed(root: Path) -> None:
         _lock(root, file, fcntl.LOCK_SH)  # shared: all ranks of a launch look at the same moment
 
 
-def _lock(root: Path, file: IO[str], kind: int) -> bool:
-    """Lock ``file``; False where the file system has no locks.
+class _Lock(enum.Enum):
+    MINE = enum.auto()
+    NO_LOCKS = enum.auto()
+    """The file system has none."""
+    LEFT_BEHIND = enum.auto()
+    """By an earlier start of this Slurm job, which is over: a server may go on holding what a dead node had locked."""
+
+
+def _lock(root: Path, file: IO[str], kind: int) -> _Lock:
+    """Lock ``file``, waiting for half a minute.
 
     Raises:
         InputError: another process holds it.
@@ -61,27 +78,43 @@ def _lock(root: Path, file: IO[str], kind: int) -> bool:
     while True:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
+            return _Lock.MINE
         except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"checkpoints.checkpoints_path: {root} is being written by another run ({_holder(file)}); stop "
-                    f"that one with `touch {root}/STOP`, wait for its end, or name another folder"
-                ) from None
+            pass
         except OSError:
-            return False
+            return _Lock.NO_LOCKS
+        holder = _facts(file)
+        if time.monotonic() > deadline:
+            if holder.get("job") and holder["job"] == _this_job():
+                return _Lock.LEFT_BEHIND
+            raise InputError(
+                f"checkpoints.checkpoints_path: {root} is being written by another run ({_described(holder)}); stop "
+                f"that one with `touch {root}/STOP`, wait for its end, or name another folder. If its node died and "
+                f"the file system does not know, remove {root / CLAIM_FILE}"
+            )
         if not has_said:
-            print(f"zagreus: {root}: waiting for the run that writes there ({_holder(file)}) to end", file=sys.stderr)
+            text = f"waiting for the run that writes there ({_described(holder)}) to end"
+            print(f"zagreus: {root}: {text}", file=sys.stderr)
             has_said = True
         time.sleep(_POLL_SECONDS)
 
 
-def _holder(file: IO[str]) -> str:
-    """Return who holds the lock, as the file says."""
+def _this_job() -> str | None:
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def _facts(file: IO[str]) -> dict[str, Any]:
+    """Return who holds the lock, as the file says; it may be in the middle of saying it."""
     file.seek(0)
     try:
         facts = json.loads(file.read())
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["since"]))
-        return f"process {facts['process']} on {facts['host']}, since {since}"
-    except (ValueError, KeyError, TypeError):
-        return "it has not said who it is"
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _described(holder: dict[str, Any]) -> str:
+    since = holder.get("since")
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since)) if isinstance(since, float) else "an unknown time"
+    job = f", job {holder['job']}" if holder.get("job") else ""
+    return f"process {holder.get('process', 'unknown')} on {holder.get('host', 'an unknown host')}{job}, since {when}"

@@ -85,3 +85,20 @@ def test_a_file_system_without_locks_is_told_of_and_used(
     with claimed(tmp_path):
         check_unclaimed(tmp_path)
     assert "no locks on this file system" in capsys.readouterr().err
+
+
+def test_a_lock_that_an_earlier_start_of_the_same_job_left_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server may hold a dead node's lock for long; the requeued job knows that its last start is over."""
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with claimed(tmp_path):
+        monkeypatch.setenv("SLURM_JOB_ID", "4712")
+        with pytest.raises(InputError, match=r"job 4711, since .* remove .*\.claim"):
+            check_unclaimed(tmp_path)
+        monkeypatch.setenv("SLURM_JOB_ID", "4711")
+        check_unclaimed(tmp_path)
+        with claimed(tmp_path):
+            monkeypatch.setenv("SLURM_JOB_ID", "4712")
+            with pytest.raises(InputError, match="job 4711"):
+                check_unclaimed(tmp_path)
