@@ -34,18 +34,18 @@ def claimed(root: Path) -> Iterator[None]:
     """
     path = root / CLAIM_FILE
     with contextlib.ExitStack() as files:
-        file = files.enter_context(path.open("a+", encoding="utf-8"))
+        file = files.enter_context(_open(path))
         found = _lock(root, file, fcntl.LOCK_EX)
         if found is _Lock.LEFT_BEHIND:
             path.unlink(missing_ok=True)
-            file = files.enter_context(path.open("a+", encoding="utf-8"))
+            file = files.enter_context(_open(path))
             found = _lock(root, file, fcntl.LOCK_EX)
-        if found is _Lock.MINE:
+        if found is _Lock.MINE and file.writable():
             file.truncate(0)
             facts = {"process": os.getpid(), "host": os.uname().nodename, "since": time.time(), "job": _this_job()}
             file.write(json.dumps(facts))
             file.flush()
-        else:
+        elif found is _Lock.NO_LOCKS:
             print(f"zagreus: {root}: no locks on this file system; see that no other run writes there", file=sys.stderr)
         yield
 
@@ -56,8 +56,19 @@ def check_unclaimed(root: Path) -> None:
     Raises:
         InputError: as of :func:`claimed`.
     """
-    with contextlib.suppress(FileNotFoundError), (root / CLAIM_FILE).open(encoding="utf-8") as file:
+    try:
+        file = (root / CLAIM_FILE).open(encoding="utf-8")
+    except OSError:  # there is none, or the folder is one that will be refused for what it is
+        return
+    with file:
         _lock(root, file, fcntl.LOCK_SH)  # shared: all ranks of a launch look at the same moment
+
+
+def _open(path: Path) -> IO[str]:
+    try:
+        return path.open("a+", encoding="utf-8")
+    except PermissionError:  # another user's of the same group: it can be locked all the same
+        return path.open(encoding="utf-8")
 
 
 class _Lock(enum.Enum):

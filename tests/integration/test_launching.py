@@ -215,4 +215,4 @@ def test_nodes_that_see_one_folder_keep_one_checkpoint_in_it_where_none_was_prom
     assert layout.read_latest(root) == 5
     files = [record.path for record in manifest.verify(root / "5")]
     assert sum(name.startswith("random/") for name in files) == 2
-    assert not [entry.name for entry in root.iterdir() if entry.name.startswith(".")]
+    assert [entry.name for entry in root.iterdir() if entry.name.startswith(".")] == [layout.CLAIM_FILE]

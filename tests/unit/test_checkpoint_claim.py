@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -20,6 +21,7 @@ from nanotron_zagreus.errors import InputError
 HOLDER = """
 import sys, time
 from pathlib import Path
+from typing import IO
 from nanotron_zagreus.checkpoints.claim import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
@@ -102,3 +104,24 @@ def test_a_lock_that_an_earlier_start_of_the_same_job_left_is_taken_over(
             monkeypatch.setenv("SLURM_JOB_ID", "4712")
             with pytest.raises(InputError, match="job 4711"):
                 check_unclaimed(tmp_path)
+
+
+def test_a_claim_that_only_its_owner_may_write_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that a group shares."""
+    with claimed(tmp_path):
+        pass
+    opened = Path.open
+
+    def open_as_another_user(path: Path, mode: str = "r", **options: str) -> IO[str]:
+        if mode != "r":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_as_another_user)
+    with claimed(tmp_path), pytest.raises(InputError, match="is being written by another run"):
+        check_unclaimed(tmp_path)
+
+
+def test_a_folder_that_is_a_file_is_not_judged_here(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    check_unclaimed(tmp_path / "file")
