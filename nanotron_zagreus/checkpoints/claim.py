@@ -41,10 +41,10 @@ def claimed(root: Path) -> Iterator[None]:
             file = files.enter_context(_open(path))
             found = _lock(root, file, fcntl.LOCK_EX)
         if found is _Lock.MINE and file.writable():
-            file.truncate(0)
             facts = {"process": os.getpid(), "host": os.uname().nodename, "since": time.time(), "job": _this_job()}
-            file.write(json.dumps(facts))
-            file.flush()
+            with contextlib.suppress(OSError):  # it is the lock that counts; a full disk will be found by others
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), json.dumps(facts).encode())
         elif found is _Lock.NO_LOCKS:
             print(f"zagreus: {root}: no locks on this file system; see that no other run writes there", file=sys.stderr)
         yield

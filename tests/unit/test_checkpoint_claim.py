@@ -125,3 +125,12 @@ def test_a_claim_that_only_its_owner_may_write_is_honoured(tmp_path: Path, monke
 def test_a_folder_that_is_a_file_is_not_judged_here(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     check_unclaimed(tmp_path / "file")
+
+
+def test_a_claim_on_a_full_disk_is_one_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", refuse)
+    with claimed(tmp_path), pytest.raises(InputError, match="process unknown on an unknown host"):
+        check_unclaimed(tmp_path)
