@@ -10,7 +10,8 @@ from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.config.parsing import to_plain
 from nanotron_zagreus.training.resume_point import ResumePoint
 
-_EXPECTED = ("checkpoints.resume_checkpoint_path",)
+_EXPECTED = ("checkpoints.resume_checkpoint_path", "general.step", "general.consumed_train_samples")
+"""Where a run begins, and what a checkpoint's copy says of how far it was: these differ at every resume."""
 _MOST_SHOWN = 12
 _MISSING = "unset"
 

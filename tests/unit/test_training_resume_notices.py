@@ -14,7 +14,8 @@ from tests.unit.data_fixtures import make_config
 def resumed(tmp_path: Path, *, saved, now) -> list[str]:
     for step in (10, 20, 30):
         (tmp_path / str(step)).mkdir()
-    (tmp_path / "10/config.yaml").write_text(dump_config(saved))
+    saved = dataclasses.replace(saved, general=dataclasses.replace(saved.general, step=10, consumed_train_samples=80))
+    (tmp_path / "10/config.yaml").write_text(dump_config(saved))  # as a checkpoint's copy says how far it was
     point = ResumePoint(folder=tmp_path / "10", step=10, consumed_samples=0, data_state={}, topology={})
     return resume_notices(now, point)
 
