@@ -156,7 +156,8 @@ def _chain(launch: LaunchOptions) -> Chain:
         raise InputError(
             f"--after: got {', '.join(launch.after or ())}, expected the numbers of jobs, as 4711 or 4711:4712"
         )
-    _check_convert_options(launch.convert_options)
+    if launch.convert_options:
+        _check_convert_options(launch.convert_options)
     if launch.evaluate is not None:
         try:
             find_suite(launch.evaluate)

@@ -1,13 +1,11 @@
-"""The trainer's small parts: figures, guards, requests, random states, weight decay, outcome."""
+"""The trainer's small parts: figures, guards, random states, weight decay, outcome."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -224,81 +222,6 @@ def test_replicas_that_differ_are_named_and_all_of_them_without_a_majority(
     assert caught.value.agreed
 
 
-@pytest.mark.parametrize("age", ["older", "newer"])
-def test_a_request_older_than_the_run_is_removed_and_reported_and_a_newer_one_carried_out(
-    age: str, engine: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from nanotron_zagreus.engine.launch import process_started_at
-    from nanotron_zagreus.training.control import Request, StepControl
-    from nanotron_zagreus.training.signals import SignalRequests
-
-    (tmp_path / "STOP").touch()
-    if age == "older":
-        long_ago = process_started_at() - 60
-        os.utime(tmp_path / "STOP", (long_ago, long_ago))
-    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
-    control.clear_stale_files()
-    assert ("older than this run, removed" in capsys.readouterr().err) == (age == "older")
-    assert control.agree()[0] == (Request.NONE if age == "older" else Request.STOP)
-
-
-def test_the_reason_of_a_stop_is_not_that_of_an_earlier_save(engine: Any, tmp_path: Path) -> None:
-    from nanotron_zagreus.training.control import Request, StepControl
-    from nanotron_zagreus.training.signals import SignalRequests
-
-    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
-    (tmp_path / "SAVE").touch()
-    assert control.agree()[0] is Request.SAVE
-    control.clear_files()
-    assert control.agree()[0] is Request.NONE
-    assert control.shared_reason() == ""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_reason_of_a_stop_is_the_signal_that_the_launcher_got(
-    number: signal.Signals, engine: Any, tmp_path: Path
-) -> None:
-    from nanotron_zagreus.training.control import Request, StepControl
-    from nanotron_zagreus.training.signals import SignalRequests
-    from nanotron_zagreus.training.stop_requests import StopRequests
-
-    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
-    with StopRequests(tmp_path) as requests:
-        signal.raise_signal(number)
-        requests.pass_on()
-        requests.pass_on()
-        assert control.agree()[0] is Request.STOP
-        assert control.reason == f"{number.name} to zagreus train"
-        assert [path.name for path in tmp_path.iterdir()] == ["STOP"]
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("text", ["", "SIGTERM", "tired\n", "\xff" * 100])
-def test_the_reason_of_a_stop_is_the_file_that_somebody_made(text: str, engine: Any, tmp_path: Path) -> None:
-    from nanotron_zagreus.training.control import Request, StepControl
-    from nanotron_zagreus.training.signals import SignalRequests
-
-    (tmp_path / "STOP").write_text(text, encoding="latin-1")
-    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
-    assert control.agree()[0] is Request.STOP
-    assert control.reason == f"file {tmp_path / 'STOP'}"
-
-
-def test_a_disk_that_takes_no_bytes_still_takes_a_stop(
-    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from nanotron_zagreus.training import stop_requests
-
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(stop_requests, "replace_durably", full)
-    with stop_requests.StopRequests(tmp_path) as requests:
-        signal.raise_signal(signal.SIGTERM)
-        requests.pass_on()
-        assert (tmp_path / "STOP").exists()
-
-
 def test_lines_that_the_disk_refuses_are_left_out_whole_with_one_warning(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,18 +238,6 @@ def test_lines_that_the_disk_refuses_are_left_out_whole_with_one_warning(
     lines.close()
     assert (tmp_path / "metrics.jsonl").read_text() == "first\nfourth\n"
     assert capsys.readouterr().err.count("lines are left out") == 1
-
-
-def test_signals_become_one_request_and_handlers_are_restored(engine: Any) -> None:
-    from nanotron_zagreus.training.signals import SignalRequests
-
-    before = signal.getsignal(signal.SIGUSR1)
-    with SignalRequests() as requests:
-        assert requests.received is None
-        signal.raise_signal(signal.SIGUSR1)
-        signal.raise_signal(signal.SIGTERM)  # within the same moment: the same request again
-    assert requests.received == "SIGUSR1"  # leaving waits until everything that came is heard
-    assert signal.getsignal(signal.SIGUSR1) is before
 
 
 def test_random_states_come_back(engine: Any, tmp_path: Path) -> None:
