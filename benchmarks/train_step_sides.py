@@ -96,7 +96,9 @@ def _restore_engine_gradients(trainer: Any) -> None:
     """Let gradients be added up and clipped parameter by parameter, as the engine does."""
     from nanotron.optim.clip_grads import clip_grad_norm
 
-    del trainer.grad_accumulator.backward
+    for name in ("backward", "zero_grad", "step"):
+        delattr(trainer.grad_accumulator, name)
+    trainer.grad_accumulator.zero_grad()
 
     def clip(loss: torch.Tensor | None) -> torch.Tensor:
         named = trainer.unwrapped_model.get_named_params_with_correct_tied()

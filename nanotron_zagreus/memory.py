@@ -31,9 +31,7 @@ class MemoryEstimate:
     parameters: int
     """In model.dtype."""
     gradients: int
-    """In model.dtype, whole at the end of a backward pass."""
-    ddp_buckets: int
-    """DistributedDataParallel's copy of the gradients; none at dp=1 or under ZeRO 1 with fp32 accumulation."""
+    """In model.dtype, whole at the end of a backward pass; where DistributedDataParallel reduces them, its buckets."""
     fp32_gradients: int
     """Accumulated gradients, with accumulate_grad_in_fp32."""
     fp32_parameters: int
@@ -67,12 +65,10 @@ def _estimate_rank(config: Config, pp_rank: int) -> MemoryEstimate:
     dtype_bytes = _DTYPE_BYTES[config.model.dtype]
     in_fp32 = optimizer.accumulate_grad_in_fp32
     replicas = dp if optimizer.zero_stage else 1
-    wrapped = dp > 1 and not (in_fp32 and optimizer.zero_stage)
     moment_bytes = _FP32_BYTES if in_fp32 else dtype_bytes
     return MemoryEstimate(
         parameters=num_parameters * dtype_bytes,
         gradients=num_parameters * dtype_bytes,
-        ddp_buckets=num_parameters * dtype_bytes if wrapped else 0,
         fp32_gradients=num_parameters * _FP32_BYTES if in_fp32 else 0,
         fp32_parameters=num_parameters * _FP32_BYTES // replicas if in_fp32 else 0,
         optimizer_moments=2 * num_parameters * moment_bytes // replicas,
@@ -170,15 +166,18 @@ def _num_parameters(config: Config, pp_rank: int) -> int:
 def _activation_bytes(config: Config, pp_rank: int) -> int:
     """Count what the blocks keep per token, in the manner of Korthikanti et al. (arXiv:2205.05198), section 4.
 
-    Kept per token and block by `model/`: at each of the two norms the input in fp32, the normalised input and the
-    output; the joint projection (values are a view of it), queries and keys after the rotation; the attention's
-    output; gate, up, their SiLU and their product. The attention keeps no scores.
+    Kept per token and block by `model/`: queries and keys after the rotation, values, the attention's output, gate and
+    up. Compiled blocks keep besides only their input and what the attention adds to it. Uncompiled ones keep at each of
+    the two norms the input in fp32, the normalised input and the output, and SiLU of gate and its product with up. The
+    attention keeps no scores.
     """
     model, parallelism, tokens = config.model.model_config, config.parallelism, config.tokens
     dtype_bytes = _DTYPE_BYTES[config.model.dtype]
     width = model.num_attention_heads * model.head_dim
-    around_norms = 2 * model.hidden_size * (_FP32_BYTES + 2 * dtype_bytes)
-    inside = dtype_bytes * (3 * width + 3 * model.kv_heads * model.head_dim + 4 * model.intermediate_size)
+    compiled = config.compiles_blocks("cuda")
+    around_norms = 2 * model.hidden_size * (dtype_bytes if compiled else _FP32_BYTES + 2 * dtype_bytes)
+    from_swiglu = (2 if compiled else 4) * model.intermediate_size
+    inside = dtype_bytes * (2 * width + 2 * model.kv_heads * model.head_dim + from_swiglu)
     spread = parallelism.tp if parallelism.tp_mode == "REDUCE_SCATTER" else 1
     per_block = around_norms / spread + inside / parallelism.tp
     num_layers = _layers_of(config)[pp_rank]
@@ -200,17 +199,17 @@ def _micro_batches_in_flight(config: Config, pp_rank: int) -> int:
 def _logits_bytes(config: Config) -> int:
     """Count what `model/`'s output head holds at its peak on a GPU.
 
-    Plain: all tokens' logits in model.dtype and two fp32 copies, the second being the log-softmax kept for the
-    backward pass. Chunked: one chunk's logits and their gradient in model.dtype, and per micro-batch in flight the
-    gradients that wait: of the weight in fp32, of the hidden states in model.dtype. Where the chunks cannot be compiled
-    (a warning says so), fp32 copies of one come on top.
+    Plain: all tokens' logits in model.dtype, their log-softmax and its gradient in fp32, and the gradient in
+    model.dtype. Chunked: one chunk's logits in model.dtype, which become their own gradient in place, and per
+    micro-batch in flight the gradients that wait: of the weight in fp32, of the hidden states in model.dtype. Where the
+    chunks cannot be compiled (a warning says so), fp32 copies of one come on top.
     """
     tokens, dtype_bytes = config.tokens, _DTYPE_BYTES[config.model.dtype]
     num_tokens = tokens.micro_batch_size * tokens.sequence_length
     columns = math.ceil(config.padded_vocab_size / config.parallelism.tp)
     if config.zagreus.cross_entropy == "plain":
-        return num_tokens * columns * (dtype_bytes + 2 * _FP32_BYTES)
+        return num_tokens * columns * 2 * (dtype_bytes + _FP32_BYTES)
     rows = min(num_tokens, _ROWS_PER_CHUNK)
     waiting = config.model.model_config.hidden_size * (columns * _FP32_BYTES + num_tokens * dtype_bytes)
     in_flight = _micro_batches_in_flight(config, config.parallelism.pp - 1)
-    return 2 * rows * columns * dtype_bytes + in_flight * waiting
+    return rows * columns * dtype_bytes + in_flight * waiting

@@ -192,10 +192,10 @@ def check_attention(config: Config) -> None:
 
 def check_compilation(config: Config) -> None:
     """Refuse compiled layers that would hold the engine's collectives."""
-    if config.zagreus.compile_blocks and config.parallelism.tp > 1:
+    if config.zagreus.compile_blocks is True and config.parallelism.tp > 1:
         raise InputError(
             f"zagreus.compile_blocks: got true with parallelism.tp {config.parallelism.tp}; only layers without "
-            "tensor-parallel collectives are compiled, set it to false or tp to 1"
+            "tensor-parallel collectives are compiled, set it to auto or false, or tp to 1"
         )
 
 

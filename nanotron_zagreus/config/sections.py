@@ -216,8 +216,9 @@ class ZagreusSection:
     cudnn, flash and varlen come with torch, flash_attn is the package; sdpa is whatever torch prefers."""
     cross_entropy: Literal["chunked", "plain"] = "chunked"
     """`chunked` projects and takes the loss a few rows at a time; `plain` holds all logits at once: the reference."""
-    compile_blocks: bool = False
-    """Run each decoder layer through torch.compile (tp = 1); where that is not possible, uncompiled, with a warning."""
+    compile_blocks: bool | Literal["auto"] = "auto"
+    """Run each decoder layer through torch.compile (tp = 1); where that is not possible, uncompiled, with a warning.
+    `auto` does so on a GPU, whose memory it spares too; a CPU gains nothing by it."""
     gradient_reduction: Literal["float32", "bfloat16"] = "float32"
     """In what gradients accumulated in fp32 travel between replicas; bfloat16 halves the traffic and rounds sums."""
     document_masking: bool = False
@@ -265,6 +266,11 @@ class Config:
     def tokens_per_step(self) -> int:
         """Global batch in tokens."""
         return self.samples_per_step * self.tokens.sequence_length
+
+    def compiles_blocks(self, device_type: str) -> bool:
+        """Tell whether decoder layers run through torch.compile on a device, `cuda` or `cpu`."""
+        wanted = self.zagreus.compile_blocks
+        return device_type == "cuda" and self.parallelism.tp == 1 if wanted == "auto" else wanted
 
     @property
     def padded_vocab_size(self) -> int:

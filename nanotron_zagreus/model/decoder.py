@@ -34,7 +34,7 @@ class Positions:
     cos: torch.Tensor
     """fp32 `[sequence, head_dim]`, or `[batch, sequence, head_dim]` when positions differ by row."""
     sin: torch.Tensor
-    """As `cos`."""
+    """As `cos`, with the signs of `rope.rotary_tables`."""
     documents: Documents | None = None
     """None: one document per row."""
 
@@ -72,6 +72,8 @@ class SelfAttention(nn.Module):
         sizes = [n * self.head_dim for n in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
         query, key, value = (x.unflatten(-1, (-1, self.head_dim)) for x in qkv.split(sizes, dim=-1))
         query, key = (apply_rotary(x, positions.cos, positions.sin) for x in (query, key))
+        # Values of their own: as a view they would keep the whole projection alive until the backward pass.
+        value = value.contiguous()
         out = self._attend(query, key, value, positions.documents).flatten(2)
         return self.o_proj(out.transpose(0, 1) if self.sequence_first else out)
 

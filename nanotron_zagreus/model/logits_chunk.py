@@ -2,8 +2,8 @@
 
 Two ways with one result. `plain_chunk` calls torch's operations one by one: quickest on a CPU, where a chunk stays in
 its caches. On a GPU each of them takes the chunk through memory: in bf16 some 36 bytes an element (conversion 6,
-log-softmax up to 16, exponential 8, scaling 6). `fused_chunk` reads the logits in their own dtype for the sum, once or
-twice, and once more to write the gradient, 6 to 8 bytes, by two functions that torch.compile turns into kernels.
+log-softmax up to 16, exponential 8, scaling 6). `fused_chunk` reads the logits in their own dtype once for the sum, and
+once more to write the gradient in their place, 6 bytes, by two functions that torch.compile turns into kernels.
 Collectives stay outside of them.
 """
 
@@ -80,7 +80,7 @@ def fused_chunk(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the same as :func:`plain_chunk`, in compiled regions."""
     logits = hidden @ weight.t()
-    log_sum_of, scaled_softmax = compiled_regions()
+    log_sum_of, make_scaled_softmax = compiled_regions()
     has_columns = logits.shape[-1] > 0
     log_sum = log_sum_of(logits) if has_columns else logits.new_full(logits.shape[:1], -torch.inf, dtype=torch.float32)
     if group is not None:
@@ -91,7 +91,8 @@ def fused_chunk(
     losses = torch.where(targets.mine, -in_column, 0.0)
     if not wants_gradient:
         return losses, None
-    grad = scaled_softmax(logits, log_sum, targets.token_weights)
+    make_scaled_softmax(logits, log_sum, targets.token_weights)
+    grad = logits
     # The label's entry is softmax - 1, computed and rounded anew; where the label is another rank's, column 0 gets what
     # it has already.
     own = (in_column.exp() - targets.mine.to(torch.float32)) * targets.token_weights
@@ -107,17 +108,20 @@ def fuses_on(device: torch.device) -> bool:
 def compiled_regions() -> tuple[RegionalCompile, RegionalCompile]:
     """Return this process's two compiled functions, nothing compiled before the first call."""
     what = "zagreus.cross_entropy: chunks"
-    return RegionalCompile(_log_sum, what=what), RegionalCompile(_scaled_softmax, what=what)
+    return RegionalCompile(_log_sum, what=what), RegionalCompile(_make_scaled_softmax, what=what)
 
 
 def _log_sum(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.float32).logsumexp(dim=-1)
+    # As inductor recognises it: maximum and sum of exponentials in one pass over the logits; logsumexp takes two.
+    logits = logits.to(torch.float32)
+    highest = logits.amax(dim=-1, keepdim=True)
+    return (highest + (logits - highest).exp().sum(dim=-1, keepdim=True).log()).squeeze(-1)
 
 
-def _scaled_softmax(logits: torch.Tensor, log_sum: torch.Tensor, token_weights: torch.Tensor) -> torch.Tensor:
-    """Return softmax x token weight in the logits' dtype, rounded once."""
+def _make_scaled_softmax(logits: torch.Tensor, log_sum: torch.Tensor, token_weights: torch.Tensor) -> None:
+    """Turn ``logits``, half a gigabyte in a chunk, into softmax x token weight in place, rounded once."""
     softmax = (logits.to(torch.float32) - log_sum[:, None]).exp()
-    return (softmax * token_weights[:, None]).to(logits.dtype)
+    logits.copy_(softmax * token_weights[:, None])
 
 
 def _log_sum_over_ranks(log_sums: torch.Tensor, group: distributed.ProcessGroup) -> torch.Tensor:

@@ -23,17 +23,21 @@ class RegionalCompile:
         function: Callable[..., Any],
         *,
         what: str = "zagreus.compile_blocks: blocks",
-        backend: str | Callable[..., Any] = "inductor",
+        backend: str | Callable[..., Any] | None = None,
     ) -> None:
         """Compile nothing yet: torch does so at the first call.
 
         Args:
             function: works on tensors of the same shapes at every call, or of two or three in turn.
             what: names it in the warning.
-            backend: torch.compile's; `inductor` writes C++ on a CPU and Triton on a GPU.
+            backend: torch.compile's; None: :func:`lean_inductor`.
         """
         self._function, self._what = function, what
+        # Else a region inside DistributedDataParallel is cut where its first bucket ends, which is there to start
+        # reducing early in a whole model compiled as one; regions end often enough by themselves.
+        torch._dynamo.config.optimize_ddp = False
         # Static shapes: a run's never change, and general code for any shape is slower.
+        backend = backend or lean_inductor
         self._compiled: Callable[..., Any] | None = torch.compile(function, backend=backend, dynamic=False)
         self._has_worked = False
 
@@ -56,6 +60,28 @@ class RegionalCompile:
             return self._function(*arguments)
         self._has_worked = True
         return out
+
+
+def lean_inductor(graph: Any, inputs: Any) -> Any:
+    """Compile by `inductor`, which writes C++ on a CPU and Triton on a GPU, with less memory and traffic than it takes.
+
+    Left alone, inductor keeps for the backward pass whatever that pass needs in memory: norms' outputs and SwiGLU's
+    product too, of a layer's 14.7 hidden states' worth 4.7. All of it follows element by element from what is kept and
+    read there anyway, and costs one more writing. And a concatenation computed in one kernel of its full width
+    (gradients of gate and up) cannot share its reading with kernels of the parts' width.
+    """
+    from torch._functorch import config as functorch_config
+    from torch._inductor import config as inductor_config
+    from torch._inductor.compile_fx import compile_fx
+
+    in_parts = {"max_pointwise_cat_inputs": 1, "max_complex_pointwise_cat_inputs": 1}
+    with functorch_config.patch(_known(functorch_config, {"ban_recompute_materialized_backward": False})):
+        return compile_fx(graph, inputs, config_patches=_known(inductor_config, in_parts))
+
+
+def _known(config: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of ``options`` that this release of torch has: they come and go."""
+    return {name: value for name, value in options.items() if hasattr(config, name)}
 
 
 def _is_of_the_compiler(error: Exception) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
+
+from nanotron_zagreus.model.regional_compile import RegionalCompile
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -25,10 +29,24 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 class RMSNorm(nn.Module):
     """Holds the weight of :func:`rms_norm`; takes and returns `[..., hidden_size]`."""
 
-    def __init__(self, hidden_size: int, eps: float) -> None:
+    def __init__(self, hidden_size: int, eps: float, *, compiled: bool = False) -> None:
+        """Leave the weight to be filled.
+
+        Args:
+            hidden_size: the last dimension.
+            eps: added to the mean square.
+            compiled: for a norm that is part of no compiled region.
+        """
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(hidden_size))
+        self._norm = compiled_norm() if compiled else rms_norm
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return rms_norm(input, self.weight, self.eps)
+        return self._norm(input, self.weight, self.eps)
+
+
+@functools.cache
+def compiled_norm() -> RegionalCompile:
+    """Return this process's compiled :func:`rms_norm`."""
+    return RegionalCompile(rms_norm)

@@ -18,7 +18,7 @@ class RotaryTables:
         self._tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def at(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return fp32 cos and sin, each `[length, head_dim]`."""
+        """Return what :func:`rotary_tables` does for positions up to ``length``."""
         cached = self._tables.get(device)
         if cached is None or cached[0].shape[0] < length:
             cached = self._tables[device] = rotary_tables(length, self._head_dim, self._theta, device)
@@ -26,12 +26,16 @@ class RotaryTables:
 
 
 def rotary_tables(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return fp32 cos and sin of p / theta^(2i / head_dim) for position p and pair i, each `[length, head_dim]`."""
+    """Return fp32 cos and signed sin of p / theta^(2i / head_dim) for position p and pair i, each `[length, head_dim]`.
+
+    Both have a pair's value twice, at i and i + head_dim / 2; the sine's first is negated, as :func:`apply_rotary`
+    wants it.
+    """
     with torch.no_grad():
         exponents = torch.arange(0, head_dim, 2, dtype=torch.int64, device=device).to(torch.float32) / head_dim
         angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponents)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -39,10 +43,10 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 
     Args:
         x: `[batch, sequence, heads, head_dim]`.
-        cos, sin: `[sequence, head_dim]`, or `[batch, sequence, head_dim]` when positions differ by row.
+        cos, sin: of :func:`rotary_tables`: `[sequence, head_dim]`, or `[batch, sequence, head_dim]` when positions
+            differ by row.
     """
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     x32 = x.float()
-    first, second = x32.chunk(2, dim=-1)
-    rotated = torch.cat((-second, first), dim=-1)
-    return (x32 * cos + rotated * sin).to(x.dtype)
+    # The partner of each element is a matter of indices only: nothing is concatenated that a compiler would store.
+    partners = x32.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return (x32 * cos.unsqueeze(-2) + partners * sin.unsqueeze(-2)).to(x.dtype)

@@ -64,7 +64,7 @@ class ZagreusModel(nn.Module):
             self._block(DecoderLayer, layer, {"hidden_states", "positions"}, {"hidden_states"})
             for _ in range(config.num_hidden_layers)
         )
-        norm = {"hidden_size": config.hidden_size, "eps": config.rms_norm_eps}
+        norm = {"hidden_size": config.hidden_size, "eps": config.rms_norm_eps, "compiled": options.compile_blocks}
         self.final_layer_norm = self._block(RMSNorm, norm, {"input"}, {"hidden_states"})
         head = {
             "hidden_size": config.hidden_size,

@@ -28,9 +28,13 @@ def build_training_model(model_builder: Callable[[], Any], config: Any, parallel
     reduces_itself = config.optimizer.accumulate_grad_in_fp32 and config.optimizer.zero_stage > 0
     if parallel_context.dp_pg.size() > 1 and not reduces_itself:
         check_model_has_grad(model=model, parallel_context=parallel_context)
-        # The model has no buffers that DDP would have to broadcast.
+        # The model has no buffers that DDP would have to broadcast. Gradients that are views of DDP's buckets are
+        # neither kept twice nor copied there and back.
         model = DistributedDataParallel(
-            model, process_group=parallel_context.dp_pg, bucket_cap_mb=config.model.ddp_bucket_cap_mb
+            model,
+            process_group=parallel_context.dp_pg,
+            bucket_cap_mb=config.model.ddp_bucket_cap_mb,
+            gradient_as_bucket_view=True,
         )
     sanity_check(root_module=model)
     return model

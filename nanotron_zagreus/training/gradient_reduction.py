@@ -1,8 +1,8 @@
-"""Average gradients over replicas in bf16: half the traffic of fp32, at the price of rounding each sum to 8 bits.
+"""Average gradients over replicas while the backward pass goes on, or all at once where it cannot be done meanwhile.
 
-Gradients are still accumulated in fp32, and the optimizer reads fp32; only what travels is rounded. The engine reduces
-fp32 buffers (gradient_accumulator.py, `get_fp32_accum_hook`), bucket by bucket while the backward pass goes on,
-or all at once under ZeRO 1; both are replaced here.
+Gradients are accumulated in fp32, and the optimizer reads fp32. They travel in fp32 too, or in bf16: half the traffic,
+at the price of rounding each sum to 8 bits. The engine's own hook (gradient_accumulator.py, `get_fp32_accum_hook`)
+adds parameter by parameter to buffers filled with zeros; ours takes a bucket at a time.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from unittest import mock
 import torch
 from torch import distributed
 
+from nanotron_zagreus.training.gradients import take_gradients
+
 
 @contextlib.contextmanager
-def buckets_in_bf16(get_group: Callable[[], Any], *, wanted: bool) -> Iterator[None]:
+def reducing_buckets(get_group: Callable[[], Any], *, in_bf16: bool) -> Iterator[None]:
     """Inside the context, the engine registers our hook with DistributedDataParallel instead of its own.
 
     Args:
         get_group: gives the data-parallel group once the engine has made it.
-        wanted: False: change nothing.
+        in_bf16: round what travels.
     """
-    if not wanted:
-        yield
-        return
     from nanotron import helpers
 
-    with mock.patch.object(helpers, "get_fp32_accum_hook", lambda *_, **__: _make_hook(get_group)):
+    start = _start_in_bf16 if in_bf16 else _start_in_fp32
+    with mock.patch.object(helpers, "get_fp32_accum_hook", lambda *_, **__: _make_hook(get_group, start)):
         yield
 
 
@@ -43,24 +43,37 @@ def reduce_all_in_bf16(accumulator: Any, group: Any) -> None:
     buffer.copy_(rounded)
 
 
-def _make_hook(get_group: Callable[[], Any]) -> Callable[..., Any]:
+def _make_hook(get_group: Callable[[], Any], start: Callable[..., Any]) -> Callable[..., Any]:
     # Without annotations: DistributedDataParallel compares them with its classes, and they are strings here.
     def hook(state, bucket):  # type: ignore[no-untyped-def]
-        """Add a bucket's gradients to the fp32 buffers and start averaging the sums in the bucket's own memory."""
-        names = [state.param_id_to_name[id(parameter)] for parameter in bucket.parameters()]
-        sums = [state.accumulator.get_grad_buffer(name) for name in names]
-        gradients = list(bucket.gradients())
-        torch._foreach_add_(sums, gradients)
-        # The bucket is of the model's dtype, and its content has just been added: it carries the rounded sums.
-        torch._foreach_copy_(gradients, sums)
-        work = distributed.all_reduce(bucket.buffer(), op=distributed.ReduceOp.AVG, group=get_group(), async_op=True)
+        """Bring a bucket's gradients into the fp32 buffers and start averaging those over the replicas."""
+        accumulator = state.accumulator
+        sums = [accumulator.get_grad_buffer(state.param_id_to_name[id(p)]) for p in bucket.parameters()]
+        take_gradients(accumulator, sums, list(bucket.gradients()))
         # The engine's repaired attribute collects handles; the trainer waits for all of them.
-        state.accumulator.fp32_grads_allreduce_handle = _Averaged(work, gradients, sums)
+        accumulator.fp32_grads_allreduce_handle = start(sums, bucket, get_group())
         done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
         done.set_result(bucket.buffer())
         return done
 
     return hook
+
+
+def _start_in_fp32(sums: list[torch.Tensor], bucket: Any, group: Any) -> Any:
+    """Start averaging a bucket's sums in place; return what can be waited for."""
+    from nanotron import distributed as dist
+
+    flat = [total.view(-1) for total in sums]
+    return dist.all_reduce_coalesced(flat, group=group, async_op=True, op=dist.ReduceOp.AVG)
+
+
+def _start_in_bf16(sums: list[torch.Tensor], bucket: Any, group: Any) -> Any:
+    """Start averaging a bucket's sums, rounded to bf16, in the bucket's own memory."""
+    # The bucket is of the model's dtype, and its content has just been taken: it carries the rounded sums.
+    rounded = list(bucket.gradients())
+    torch._foreach_copy_(rounded, sums)
+    work = distributed.all_reduce(bucket.buffer(), op=distributed.ReduceOp.AVG, group=group, async_op=True)
+    return _Averaged(work, rounded, sums)
 
 
 class _Averaged:

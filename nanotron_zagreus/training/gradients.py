@@ -1,9 +1,9 @@
 """Gradients between backward pass and optimizer: added up in fp32, measured and clipped, all parameters in one call.
 
-Upstream does each of these parameter by parameter (gradient_accumulator.py `backward`, clip_grads.py): 290 small
-kernels. Here a step's first gradients are copied, its norm is taken and its gradients are scaled in a few kernels each.
-Only what later micro-batches add still takes a kernel per parameter on a GPU: torch has no fused sum of fp32 and bf16.
-Values are upstream's up to the order of additions.
+Upstream does each of these parameter by parameter (gradient_accumulator.py `backward` and `step`, clip_grads.py): 290
+small kernels. Here a step's first gradients are copied, its norm is taken, its gradients are scaled and the updated
+weights are rounded in a few kernels each. Only what later micro-batches add still takes a kernel per parameter on a
+GPU: torch has no fused sum of fp32 and bf16. Values are upstream's up to the order of additions.
 """
 
 from __future__ import annotations
@@ -17,15 +17,29 @@ from torch import distributed
 
 
 def accumulate_together(accumulator: Any) -> None:
-    """Let the engine's fp32 accumulator take all gradients of a micro-batch in one call; idempotent."""
+    """Let the engine's fp32 accumulator take all gradients of a micro-batch in one call; idempotent.
+
+    Its buffers are not filled with zeros between steps: a step's first gradients are written over what they hold.
+    """
     accumulator.backward = types.MethodType(_backward, accumulator)
     accumulator.zero_grad = types.MethodType(_zero_grad, accumulator)
-    accumulator.holds_zeros = False
+    accumulator.step = types.MethodType(_step, accumulator)
+    accumulator.is_empty = True
+
+
+def take_gradients(accumulator: Any, sums: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+    """Bring ``gradients`` into ``sums``, parts of the accumulator's buffers.
+
+    A step's first gradients are written over what is there, those of later micro-batches added.
+    """
+    # Only the copy has a fused kernel for two dtypes.
+    (torch._foreach_copy_ if accumulator.is_empty else torch._foreach_add_)(sums, gradients)
 
 
 def _zero_grad(accumulator: Any) -> None:
-    type(accumulator).zero_grad(accumulator)
-    accumulator.holds_zeros = True
+    for buffer in accumulator.fp32_grad_buffers.values():
+        buffer["half"].grad = None
+    accumulator.is_empty = True
 
 
 def _backward(accumulator: Any, loss: torch.Tensor) -> None:
@@ -34,14 +48,19 @@ def _backward(accumulator: Any, loss: torch.Tensor) -> None:
     gradients = [buffer["half"].grad for buffer in buffers.values()]
     missing = [name for name, grad in zip(buffers, gradients, strict=True) if grad is None]
     assert not missing, f"no gradient for {missing}"
-    if not accumulator._is_accumulation_sync_step:  # else the all-reduce's hook has added them, bucket by bucket
-        # Only the copy has a fused kernel for two dtypes.
-        take = torch._foreach_copy_ if accumulator.holds_zeros else torch._foreach_add_
-        take([buffer["fp32_grad"] for buffer in buffers.values()], gradients)
-    accumulator.holds_zeros = False
+    if not accumulator._is_accumulation_sync_step:  # else the all-reduce's hook has taken them, bucket by bucket
+        take_gradients(accumulator, [buffer["fp32_grad"] for buffer in buffers.values()], gradients)
+    accumulator.is_empty = False
     for buffer in buffers.values():
         buffer["half"].grad = None
     _hand_to_optimizer(accumulator)
+
+
+@torch.no_grad()
+def _step(accumulator: Any) -> None:
+    """Round the master weights, which the optimizer has updated, to the weights that the model computes with."""
+    pairs = accumulator.parameters.values()
+    torch._foreach_copy_([pair["half"] for pair in pairs], [pair["fp32"] for pair in pairs])
 
 
 def _hand_to_optimizer(accumulator: Any) -> None:

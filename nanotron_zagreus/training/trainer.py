@@ -32,7 +32,7 @@ from nanotron_zagreus.model.zagreus import ZagreusForTraining
 from nanotron_zagreus.training.attention import agree_on_attention
 from nanotron_zagreus.training.building import build_training_model
 from nanotron_zagreus.training.figures import FiguresRead, StepFigures
-from nanotron_zagreus.training.gradient_reduction import buckets_in_bf16, reduce_all_in_bf16
+from nanotron_zagreus.training.gradient_reduction import reduce_all_in_bf16, reducing_buckets
 from nanotron_zagreus.training.gradients import accumulate_together, clip_gradients
 from nanotron_zagreus.training.guards import NonFiniteGuard
 from nanotron_zagreus.training.loading import load_optimizer, load_weights
@@ -65,8 +65,8 @@ class ZagreusTrainer(DistributedTrainer):
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
         self.engine = current()
-        in_bf16 = buckets_in_bf16(lambda: self.parallel_context.dp_pg, wanted=self._reduces_in_bf16)
-        with cuda_as_cpu(), in_bf16, engine_config_file(self.engine.translate(run)) as path:
+        our_hook = reducing_buckets(lambda: self.parallel_context.dp_pg, in_bf16=self._reduces_in_bf16)
+        with cuda_as_cpu(), our_hook, engine_config_file(self.engine.translate(run)) as path:
             options = self.engine.config_options(ZagreusConfig)
             super().__init__(str(path), model_class=ZagreusForTraining, **options)
         self.say(f"engine: {self.engine.name} in {self.engine.root}")
@@ -103,8 +103,9 @@ class ZagreusTrainer(DistributedTrainer):
             recompute_layer=self.run.parallelism.recompute_layer,
             attention=attention.name,
             cross_entropy=self.run.zagreus.cross_entropy,
-            compile_blocks=self.run.zagreus.compile_blocks,
+            compile_blocks=self.run.compiles_blocks(self.device.type),
         )
+        self.say(f"decoder layers: {'compiled at their first use' if options.compile_blocks else 'not compiled'}")
         return build_training_model(
             lambda: ZagreusForTraining(
                 config=self.model_config,

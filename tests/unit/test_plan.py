@@ -204,10 +204,6 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
 
     zero = estimate_memory(edited(optimizer__zero_stage=1))
     assert zero.optimizer_moments == 8 * parameters // 64
-    assert zero.ddp_buckets == 0 < whole.ddp_buckets
-
-    single = estimate_memory(edited(parallelism__dp=1))
-    assert single.ddp_buckets == 0
 
     tensor_parallel = estimate_memory(
         edited(
@@ -222,10 +218,14 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
     assert tensor_parallel.parameters < whole.parameters / 4
 
     recomputed = estimate_memory(edited(parallelism__recompute_layer=True))
-    assert recomputed.activations < whole.activations / 10
+    assert recomputed.activations < whole.activations / 7
 
     plain = estimate_memory(edited(zagreus__cross_entropy="plain"))
-    assert plain.logits == 4 * 4096 * 128_256 * (2 + 4 + 4) > 8 * whole.logits
+    assert plain.logits == 4 * 4096 * 128_256 * 2 * (2 + 4) > 8 * whole.logits
+
+    uncompiled = estimate_memory(edited(zagreus__compile_blocks=False))
+    assert uncompiled.activations > 2 * whole.activations
+    assert estimate_memory(edited(zagreus__compile_blocks=True)) == whole  # what auto means on a GPU
     pipelined = estimate_memory(edited(parallelism__pp=2, zagreus__cross_entropy="plain"))
     assert pipelined.logits == plain.logits  # the last rank is the fullest: it holds all logits
     assert pipelined.activations < whole.activations
@@ -306,7 +306,7 @@ def test_check_prints_the_plan_and_json(capsys: pytest.CaptureFixture[str]) -> N
     assert run(["check", "--config-file", "zagreus_350M_por.yaml", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["parameters"]["total"] == 437_760_960
-    assert 30e9 < data["memory_per_gpu"]["total"] < 40e9
+    assert 15e9 < data["memory_per_gpu"]["total"] < 25e9
 
 
 def test_check_refuses_a_wrong_world_size(capsys: pytest.CaptureFixture[str]) -> None:

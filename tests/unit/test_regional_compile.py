@@ -104,6 +104,27 @@ def test_validation_compiles_once_more_and_training_goes_on_with_what_it_had(eng
     assert count == [count[0], *[2 * count[0]] * 5]
 
 
+def test_a_layer_that_is_wrapped_for_data_parallelism_is_still_one_graph(engine: Any) -> None:
+    from torch.nn.parallel import DistributedDataParallel
+
+    from nanotron_zagreus.model.decoder import DecoderLayer
+
+    class Layer(torch.nn.Module):
+        def __init__(self, layer: Any, run: RegionalCompile) -> None:
+            super().__init__()
+            self.layer, self.run = layer, run
+
+        def forward(self, hidden: torch.Tensor) -> Any:
+            return self.run(self.layer, hidden, positions(1))
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    layer = Layer(layers("sdpa", 1)[0], RegionalCompile(DecoderLayer._layer, backend=counter))
+    wrapped = DistributedDataParallel(layer)
+    wrapped(torch.randn(BATCH, SEQUENCE, 64, requires_grad=True)).sum().backward()
+    assert counter.frame_count == 1
+
+
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     torch._dynamo.reset()
     calls = []
