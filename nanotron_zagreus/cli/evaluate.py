@@ -39,6 +39,7 @@ _PUBLISHED = typer.Option(False, "--published", help="Add the scores that the mo
 _PER_STEP = typer.Option(0, "--tokens-per-step", help="For models that know only their step.")
 _WATCH = typer.Option(None, "--watch", help="Checkpoints of a running training: evaluate each as it appears.")
 _INTERVAL = typer.Option(30.0, "--interval", help="Seconds between two looks of --watch.")
+_GIVE_UP = typer.Option(24.0, "--give-up-after", help="Hours without a new step after which --watch ends (inf: never).")
 
 
 def register(app: typer.Typer) -> None:
@@ -115,6 +116,7 @@ def progress(
     tokens_per_step: int = _PER_STEP,
     watch: Path | None = _WATCH,
     interval: float = _INTERVAL,
+    give_up_after: float = _GIVE_UP,
     data: Path | None = _DATA,
     limit: float | None = _LIMIT,
     tokenizer: str | None = _TOKENIZER,
@@ -125,8 +127,9 @@ def progress(
     """Show how scores develop over training: a table with standard errors, and a plot.
 
     With --watch it first evaluates the checkpoints of a running training as they appear (--suite says on
-    what), and ends when the training has finished or failed; the options from --data on are for that. Without it,
-    --limit N shows the results of trials with that limit, which otherwise stand back behind those on all documents.
+    what), and ends when the training has finished or failed, or, with exit code 1, when there was no new step for
+    --give-up-after hours; the options from --data on are for that. Without it, --limit N shows the results of trials
+    with that limit, which otherwise stand back behind those on all documents.
 
     Example: `zagreus progress results --suite progression-por --published --plot progress.png`
     """
@@ -154,7 +157,10 @@ def progress(
         paths=(), suite=suite, output=results, data=data, limit=limit, tokenizer=tokenizer, batch_size=batch_size,
         device=device, keep_converted=keep_converted,
     )  # fmt: skip
-    _raise_failures(follow_training(watch, request, show, report=_say, tell=_tell, interval_seconds=interval))
+    outcomes = follow_training(
+        watch, request, show, report=_say, tell=_tell, interval_seconds=interval, give_up_after_hours=give_up_after
+    )
+    _raise_failures(outcomes)
 
 
 def eval_data(

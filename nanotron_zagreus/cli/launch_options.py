@@ -53,6 +53,9 @@ class LaunchOptions:
         str, typer.Option("--convert-options", help='For --convert: more of its options, as "--accept-tokenizer".')
     ] = ""
     evaluate: Annotated[str | None, typer.Option("--evaluate", help="Then evaluate them with this suite.")] = None
+    evaluate_options: Annotated[
+        str, typer.Option("--evaluate-options", help='For --evaluate: more of its options, as "--batch-size 16".')
+    ] = ""
     results: Annotated[Path, typer.Option("--results", help="For --evaluate: folder of the results.")] = Path("results")
     data: Annotated[Path | None, typer.Option("--data", help="For --evaluate: local copies of the data sets.")] = None
     after: Annotated[

@@ -30,7 +30,8 @@ def card(
     if results is not None:
         hub_id = given.model_name if given is not None else (record.get("card") or {}).get("model_name")
         names = (str(folder), record["checkpoint"], *([hub_id] if hub_id else []))
-        scores, notices = read_scores(results, EvaluatedModel(names=names, step=record.get("step")))
+        model = EvaluatedModel(names=names, step=record.get("step"), checkpoint_sha256=record.get("checkpoint_sha256"))
+        scores, notices = read_scores(results, model)
     write_model_card(folder, given, scores)
     print(f"wrote {folder / CARD_FILE}")
     for notice in notices:

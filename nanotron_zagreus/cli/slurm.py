@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -156,8 +156,7 @@ def _chain(launch: LaunchOptions) -> Chain:
         raise InputError(
             f"--after: got {', '.join(launch.after or ())}, expected the numbers of jobs, as 4711 or 4711:4712"
         )
-    if launch.convert_options:
-        _check_convert_options(launch.convert_options)
+    _check_passed_options(launch)
     if launch.evaluate is not None:
         try:
             find_suite(launch.evaluate)
@@ -169,30 +168,42 @@ def _chain(launch: LaunchOptions) -> Chain:
         hf_folder=launch.convert,
         convert_options=launch.convert_options.strip(),
         suite=launch.evaluate,
+        evaluate_options=launch.evaluate_options.strip(),
         results=launch.results,
         data=launch.data,
         after=after,
     )
 
 
-def _check_convert_options(text: str) -> None:
-    """Refuse options that `zagreus convert` does not have: the job would find out when the training is over."""
+def _check_passed_options(launch: LaunchOptions) -> None:
+    """Refuse options that a job's command does not have: the job would find out when the training is over."""
     from nanotron_zagreus.cli.convert import convert
+    from nanotron_zagreus.cli.evaluate import evaluate
     from nanotron_zagreus.errors import InputError
 
-    command = typer.main.get_command(_app_of(convert))
-    try:
-        with command.make_context("convert", ["CHECKPOINT", "OUT", "--tokenizer", "TOKENIZER", *text.split()]):
-            pass
-    except Exception as error:  # a usage error; its class is click's or typer's own, depending on typer's version
-        reason = getattr(error, "message", None) or f"{type(error).__name__}, see `zagreus convert --help`"
-        raise InputError(f"--convert-options: got {text!r}: {reason}") from error
+    _parse_options("convert", convert, ["CHECKPOINT", "OUT", "--tokenizer", "TOKENIZER"], launch.convert_options)
+    own = ["FOLDER", "--suite", "SUITE", "--output", "RESULTS", "--data", "DATA"]
+    set_here = {"paths": "--convert", "suite": "--evaluate", "output": "--results", "data": "--data"}
+    before, after = (_parse_options("evaluate", evaluate, own, text) for text in ("", launch.evaluate_options))
+    for name, option in set_here.items():
+        if after[name] != before[name]:
+            raise InputError(
+                f"--evaluate-options: got {launch.evaluate_options!r}: {option} sets the evaluation's {name}"
+            )
 
 
-def _app_of(command: Callable[..., None]) -> typer.Typer:
+def _parse_options(name: str, function: Callable[..., None], own: list[str], text: str) -> dict[str, Any]:
+    """Return the values of a command's parameters, given the arguments of the job's script and those in ``text``."""
+    from nanotron_zagreus.errors import InputError
+
     app = typer.Typer(add_completion=False)
-    app.command()(command)
-    return app
+    app.command()(function)
+    try:
+        with typer.main.get_command(app).make_context(name, [*own, *text.split()]) as context:
+            return context.params
+    except Exception as error:  # a usage error; its class is click's or typer's own, depending on typer's version
+        reason = getattr(error, "message", None) or f"{type(error).__name__}, see `zagreus {name} --help`"
+        raise InputError(f"--{name}-options: got {text!r}: {reason}") from error
 
 
 def _say(plan: RunPlan) -> None:

@@ -24,7 +24,7 @@ _MAX_SEED = 2**32 - 1
 _MAX_NAME_LENGTH = 200
 """Characters; with what is put around it a name stays within a file system's 255 bytes in most scripts."""
 
-LogLevel = Literal["debug", "info", "warning", "error", "critical", "passive"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,9 @@ class LoggingSection:
     iteration_step_info_interval: int = 1
     """Steps between two log lines."""
     log_level: LogLevel = "info"
+    """Of rank 0, and of the steps' lines, which the rank that holds the loss prints."""
     log_level_replica: LogLevel = "info"
+    """Of the other ranks."""
 
     def __post_init__(self) -> None:
         at_least("iteration_step_info_interval", self.iteration_step_info_interval, 1)

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.checkpoints.architecture import read_json
-from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.checkpoints.layout import is_step_folder
+from nanotron_zagreus.checkpoints.weights_digest import weights_digest
+from nanotron_zagreus.conversion.record import last_part
+from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 
 _NOT_METRICS = ("alias", "name", "sample_len")
 _OWN_SECTION = "zagreus"
@@ -28,6 +31,8 @@ class EvaluatedModel:
     """Paths of its folder and of the checkpoint it was made from, and its hub id."""
     step: int | None
     """Optimizer steps it was trained for, where that is known."""
+    checkpoint_sha256: str | None = None
+    """Identifies the checkpoint it was made from, whose path a published record does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,9 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
                 scores |= {(task, score.metric): score for score in _task_scores(task, metrics, data)}
     if not scores and foreign:
         raise InputError(f"{path}: no results of {model.names[0]}, only of {_some(foreign)}; give its own results")
-    notices = [f"{path}: results of {_some(foreign)} left out: another model's"] if foreign else []
+    # Kept in what is published: without the paths of this machine.
+    others = [last_part(name) if Path(name).is_absolute() else name for name in foreign]
+    notices = [f"{last_part(path)}: results of {_some(others)} left out: another model's"] if foreign else []
     return sorted(scores.values(), key=lambda score: (score.task, score.metric)), notices
 
 
@@ -106,16 +113,26 @@ def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
 def _is_same(model: EvaluatedModel, name: str | None, step: int | None) -> bool:
     """Tell whether a result file's model is ``model``.
 
-    Steps decide first. A path that exists here must be one of the model's; results made elsewhere name a path that
-    does not exist, of which the last part must be the model's.
+    Steps decide first. A checkpoint that exists here must have the very weights that the model was made from, where
+    those are known, and any other path must be one of the model's; results made elsewhere name a path that does not
+    exist, of which the last part must be the model's.
     """
     if name is None or (step is not None and model.step is not None and step != model.step):
         return False
+    if model.checkpoint_sha256 and is_step_folder(Path(name)):
+        return _has_weights(Path(name), model.checkpoint_sha256)
     if name in model.names:
         return True
     if Path(name).exists():
         return Path(name).resolve() in {Path(own).resolve() for own in model.names}
     return Path(name).name in {Path(own).name for own in model.names}
+
+
+def _has_weights(checkpoint: Path, digest: str) -> bool:
+    try:
+        return weights_digest(checkpoint) == digest
+    except (InputError, VerificationError):  # its manifest cannot be used: nothing tells that it is the same
+        return False
 
 
 def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> list[Score]:

@@ -116,7 +116,7 @@ def _fit_tokenizer(
     except InputError as error:
         if not accept_tokenizer:
             raise
-        notices.append(f"accepted as asked: {error}")
+        notices.append(f"accepted as asked: {error}".replace(repr(files.name), repr(files.public_name)))
     arch, more = fit_vocabulary(
         source.arch, files, source.padding_multiple, vocab_size, declared=source.declared_vocab_size
     )

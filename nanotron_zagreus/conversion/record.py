@@ -1,7 +1,12 @@
-"""What a conversion leaves behind about itself: `conversion.json`."""
+"""What a conversion leaves behind about itself: `conversion.json`.
+
+The file is published with the folder. It identifies checkpoint and tokenizer by names and hashes, and says nothing of
+where they lay: paths tell of users and clusters, and nobody else could follow them.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +72,9 @@ class ConversionRecord:
     """Where a folder's weights come from, what was done to them, and how that was checked."""
 
     checkpoint: str
-    """Path of the step's folder."""
+    """Name of the step's folder; records of older versions hold its path."""
+    checkpoint_sha256: str
+    """Identifies the weights it was made from, see `checkpoints.weights_digest`."""
     step: int | None
     consumed_samples: int | None
     tp: int
@@ -85,11 +92,14 @@ class ConversionRecord:
     dtype: str
     """dtype written; another than stored_dtype means the weights were rounded or widened."""
     tokenizer: str
+    """Its hub id, or the name of its folder or file; older versions: the path."""
+    tokenizer_sha256: str
+    """SHA-256 of its tokenizer.json, as it was before it was written here."""
     weights: tuple[WrittenFile, ...]
     training: dict[str, Any]
     """Figures of the run from the checkpoint's config.yaml; empty without one."""
     started_from: str | None = None
-    """Path of the checkpoint whose weights the run started from; None: from random ones, or not known."""
+    """Name of the checkpoint whose weights the run started from; None: from random ones, or not known."""
     card: dict[str, Any] | None = None
     """What the model card says beyond the checkpoint; kept for when it is written again."""
     scores: tuple[dict[str, Any], ...] = ()
@@ -102,6 +112,12 @@ class ConversionRecord:
     converter_version: str
     created: str
     """UTC time in ISO 8601."""
+
+
+def last_part(path: str | Path) -> str:
+    """Return the name of a file or folder here, which is what may be published of its path."""
+    # Links are not followed: what a link in the hub's cache points to is called by a hash.
+    return Path(os.path.normpath(Path.cwd() / Path(path).expanduser())).name
 
 
 def read_conversion_record(folder: Path) -> dict[str, Any]:

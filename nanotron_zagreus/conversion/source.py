@@ -23,6 +23,7 @@ from nanotron_zagreus.checkpoints.optimizer_shards import OptimizerShards
 from nanotron_zagreus.checkpoints.starting_weights import declared_vocab_size
 from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES, cast
+from nanotron_zagreus.conversion.record import last_part
 from nanotron_zagreus.conversion.weight_map import nanotron_shapes
 from nanotron_zagreus.errors import InputError, VerificationError
 
@@ -151,7 +152,7 @@ def _step_folder(path: Path) -> tuple[Path, list[str]]:
     folder = resolve_checkpoint(path)
     if folder == path:
         return path, []
-    return folder, [f"{path} holds several steps; the newest by {LATEST_FILE}, {folder.name}, was converted"]
+    return folder, [f"{last_part(path)} holds several steps; the newest by {LATEST_FILE}, {folder.name}, was converted"]
 
 
 def _open_masters(path: Path, weight_dtype: str, names: set[str]) -> OptimizerShards:
@@ -171,9 +172,9 @@ def _training_config(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not path.is_file() or path.stat().st_size > _MAX_YAML_BYTES:
         return {}, ["no config.yaml beside the weights: the model card lacks the training figures"]
     try:
-        return parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)), []
+        return parse_yaml(path.read_text(encoding="utf-8", errors="replace"), path.name), []
     except InputError as error:
-        return {}, [f"config.yaml was not used: {error}"]
+        return {}, [f"the run's configuration was not used: {error}"]
 
 
 def _tokenizer_hashes(path: Path) -> frozenset[str]:

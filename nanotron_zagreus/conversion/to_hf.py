@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanotron_zagreus import __version__
+from nanotron_zagreus.checkpoints.weights_digest import weights_digest
 from nanotron_zagreus.conversion.dtypes import Dtype, cast
 from nanotron_zagreus.conversion.gguf_export import GGUFType, write_gguf
 from nanotron_zagreus.conversion.hf_config import generation_config, hf_config, write_json
@@ -20,7 +21,7 @@ from nanotron_zagreus.conversion.hf_weights import write_weights
 from nanotron_zagreus.conversion.model_card import CardDetails, write_model_card
 from nanotron_zagreus.conversion.plan import Plan, SpecialTokens, plan_conversion
 from nanotron_zagreus.conversion.progress import Progress, silent
-from nanotron_zagreus.conversion.record import RECORD_FILE, ConversionRecord
+from nanotron_zagreus.conversion.record import RECORD_FILE, ConversionRecord, last_part
 from nanotron_zagreus.conversion.staging import check_destination, check_space, staged_folder
 from nanotron_zagreus.conversion.tokenizer_files import write_tokenizer
 from nanotron_zagreus.conversion.training_figures import training_figures
@@ -117,7 +118,8 @@ def _producer(plan: Plan, report: Progress) -> Callable[[str], torch.Tensor]:
 def _record(plan: Plan, **values: object) -> ConversionRecord:
     source = plan.source
     return ConversionRecord(
-        checkpoint=str(source.path),
+        checkpoint=last_part(source.path),
+        checkpoint_sha256=weights_digest(source.path),
         step=source.step,
         consumed_samples=source.consumed_samples,
         tp=source.shards.tp,
@@ -128,9 +130,10 @@ def _record(plan: Plan, **values: object) -> ConversionRecord:
         stored_dtype=source.dtype,
         masters=source.masters is not None,
         dtype=plan.dtype,
-        tokenizer=plan.tokenizer.name,
+        tokenizer=plan.tokenizer.public_name,
+        tokenizer_sha256=plan.tokenizer.sha256,
         training=training_figures(source.training_config, source.consumed_samples),
-        started_from=source.started_from,
+        started_from=None if source.started_from is None else last_part(source.started_from),
         card=None if plan.card is None else dataclasses.asdict(plan.card),
         scores=tuple(dataclasses.asdict(score) for score in plan.scores),
         converter_version=__version__,

@@ -14,11 +14,14 @@ from typing import Any
 
 from nanotron_zagreus.checkpoints.architecture import Architecture, read_json
 from nanotron_zagreus.conversion.hf_config import write_json
+from nanotron_zagreus.conversion.record import last_part
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.file_hash import hash_file
 from nanotron_zagreus.tokenizer_lookup import CONFIG_FILE, MAIN_FILE, locate_tokenizer
 
 _PORTABLE_CLASS = "PreTrainedTokenizerFast"
+_PATHS = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
+"""Where the files lay on the machine that saved them, as older transformers wrote and none reads."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class TokenizerFiles:
     config: dict[str, Any]
     vocabulary: dict[str, int]
     """Token -> id, added tokens included."""
+
+    @property
+    def public_name(self) -> str:
+        """Its hub id, or the name of the folder or file that it was read from."""
+        return last_part(self.name) if Path(self.name).expanduser().exists() else self.name
 
     @property
     def sha256(self) -> str:
@@ -121,6 +129,9 @@ def _write_string_merges(source: Path, target: Path) -> bool:
 def _portable_config(tokenizer: TokenizerFiles, arch: Architecture) -> dict[str, Any]:
     """Return `tokenizer_config.json` in words that transformers 4 and 5 both know."""
     config = {key: value for key, value in tokenizer.config.items() if key not in ("backend", "is_local")}
+    for key in _PATHS:
+        if str(config.get(key)).startswith(("/", "~")):
+            del config[key]
     if config.get("tokenizer_class", "TokenizersBackend") == "TokenizersBackend":
         config["tokenizer_class"] = _PORTABLE_CLASS
     if config["tokenizer_class"] == _PORTABLE_CLASS:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from nanotron_zagreus.errors import VerificationError
-from nanotron_zagreus.evaluation.local_data import DataNeed, data_need, missing_data
+from nanotron_zagreus.evaluation.local_data import DataNeed, data_need, form_of_data, missing_data
 from nanotron_zagreus.evaluation.suites import find_suite
 from nanotron_zagreus.evaluation.task_sources import TASKS_FOLDER, index_tasks, task_config
 
@@ -20,8 +20,8 @@ def needs_of(suite: str) -> dict[str, DataNeed]:
 
 
 def describe_needs(needs: dict[str, DataNeed], data: Path | None) -> str:
-    """Return the needs as JSON; with ``data``, whether each is met there."""
-    missing = missing_data(needs.values(), data) if data else []
+    """Return the needs as JSON; with ``data``, whether each is met there and in what form."""
+    forms = {task: form_of_data(need, data) for task, need in needs.items()} if data else {}
     rows = [
         {
             "task": task,
@@ -30,7 +30,7 @@ def describe_needs(needs: dict[str, DataNeed], data: Path | None) -> str:
             "splits": list(need.splits),
             "folder": need.dataset,
             "download": need.download_command,
-            **({"present": need not in missing} if data else {}),
+            **({"present": forms[task] is not None, "form": forms[task]} if data else {}),
         }
         for task, need in needs.items()
     ]
@@ -41,14 +41,13 @@ def print_needs(needs: dict[str, DataNeed], data: Path | None) -> None:
     """Print the needs as a table with the commands that fetch them."""
     from rich.console import Console
 
-    missing = missing_data(needs.values(), data) if data else []
     console = Console(highlight=False)
     # Lines that a script can cut and a person can copy: names are never broken to fit a terminal.
     names = {task: need.dataset + (f"/{need.config}" if need.config else "") for task, need in needs.items()}
     columns = [("Task", *needs), ("Data set and config", *names.values())]
     columns.append(("Splits", *(", ".join(need.splits) for need in needs.values())))
     if data:
-        columns.append(("In the folder", *("missing" if need in missing else "present" for need in needs.values())))
+        columns.append(("In the folder", *(form_of_data(need, data) or "missing" for need in needs.values())))
     widths = [max(map(len, column)) for column in columns]
     for cells in zip(*columns, strict=True):
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
@@ -65,7 +64,10 @@ def print_needs(needs: dict[str, DataNeed], data: Path | None) -> None:
         "A data set that `datasets` calls a script: the same with --revision refs/convert/parquet", soft_wrap=True
     )
     console.print("Or plain files: DIR/<data set>/<config, if any>/<split>.jsonl (.parquet, .csv)")
-    console.print(f"Task files for plain lm-eval: --include_path {TASKS_FOLDER}", soft_wrap=True)
+    console.print(
+        f"For the plain lm-eval, started in DIR, which reads hub copies alone: --include_path {TASKS_FOLDER}",
+        soft_wrap=True,
+    )
 
 
 def refuse_lacking(needs: dict[str, DataNeed], data: Path) -> None:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nanotron_zagreus.errors import MissingInputError
 
@@ -96,9 +96,16 @@ def data_fingerprint(config: dict[str, Any], data: Path | None) -> str | None:
     return total.hexdigest()[:16]
 
 
+def form_of_data(need: DataNeed, data: Path) -> Literal["hub copy", "plain files"] | None:
+    """Return how ``data`` holds what a task needs, None where it does not; the plain lm-eval reads hub copies alone."""
+    if _is_copy(need, data, _DATA_ENDINGS):
+        return "hub copy"
+    return None if _plain_files(need, data) is None else "plain files"
+
+
 def missing_data(needs: Iterable[DataNeed], data: Path) -> list[DataNeed]:
     """Return those of ``needs`` for which ``data`` holds nothing usable."""
-    return [need for need in needs if _plain_files(need, data) is None and not _is_copy(need, data, _DATA_ENDINGS)]
+    return [need for need in needs if form_of_data(need, data) is None]
 
 
 def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
@@ -112,7 +119,8 @@ def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
     wanted = " and ".join(f"{split}.jsonl" for split in need.splits)
     raise MissingInputError(
         f"--data {data}: no copy of {need.dataset} for the splits {', '.join(need.splits)}; put the hub's files or "
-        f"{wanted} into {data / need.dataset / (need.config or '')}, or run: {need.download_command}"
+        f"{wanted} into {data / need.dataset / (need.config or '')}, or run: "
+        f"{need.download_command.replace('DIR', str(data))}; `zagreus eval-data` names all that a suite reads"
     )
 
 

@@ -80,7 +80,7 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
         raise type(error)(
             f"{error} (`zagreus convert` has the options named here; evaluate the folder that it makes)"
         ) from error
-    record.write_text(json.dumps({"fingerprint": fingerprint, "checkpoint": subject.source}), encoding="utf-8")
+    record.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
     return out
 
 

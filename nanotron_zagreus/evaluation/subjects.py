@@ -131,7 +131,10 @@ def _progress_of(path: Path) -> tuple[int | None, int | None]:
         return metas.get("last_train_step"), _tokens(metas.get("consumed_train_samples"), path)
     if (path / _CONVERSION_RECORD).is_file():
         record = _read_json(path / _CONVERSION_RECORD)
-        return record.get("step"), _tokens(record.get("consumed_samples"), Path(str(record.get("checkpoint"))))
+        tokens = (record.get("training") or {}).get("tokens_trained")
+        if tokens is None:  # a record from before it held the run's figures
+            tokens = _tokens(record.get("consumed_samples"), Path(str(record.get("checkpoint"))))
+        return record.get("step"), tokens
     return step_in_name(path.resolve().name), None
 
 

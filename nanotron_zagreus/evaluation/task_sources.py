@@ -97,7 +97,12 @@ def _load(manager: TaskManager, name: str, config: dict[str, Any]) -> Configurab
     except InputError as error:
         raise InputError(f"task {name}: {error}") from error
     except OSError as error:  # also what `datasets` raises for data sets that it cannot find or reach
-        advice = f"put a copy into a folder and give it with --data (`{need.download_command}`)" if need else "check it"
+        advice = (
+            f"put a copy into a folder and give it with --data (`{need.download_command}`; `zagreus eval-data` names "
+            "all that a suite reads)"
+            if need
+            else "check it"
+        )
         raise MissingInputError(f"task {name}: its data cannot be had ({_first_line(error)}); {advice}") from error
     except Exception as error:
         if need and "scripts are no longer supported" in str(error):

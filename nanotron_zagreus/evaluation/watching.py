@@ -1,4 +1,7 @@
-"""Follow a running training: evaluate each checkpoint as it appears, until the training says that it is done."""
+"""Follow a running training: evaluate each checkpoint as it appears, until the training says that it is done.
+
+One that died cannot say so: nothing new for long enough ends the watch, too.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from nanotron_zagreus.checkpoints.layout import LATEST_FILE, METRICS_FILE, OUTCOME_FILE
 from nanotron_zagreus.checkpoints.outcome import read_outcome
-from nanotron_zagreus.errors import InputError, VerificationError
+from nanotron_zagreus.errors import InputError, VerificationError, WorkError
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, prepare
 from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
 from nanotron_zagreus.evaluation.subjects import find_subjects, is_checkpoint
@@ -22,6 +26,7 @@ def follow_training(
     report: Callable[[Outcome], None] = lambda outcome: None,
     tell: Callable[[str], None] = lambda line: None,
     interval_seconds: float = 30.0,
+    give_up_after_hours: float = 24.0,
 ) -> list[Outcome]:
     """Evaluate every checkpoint under ``checkpoints``, waiting for more until the training has finished.
 
@@ -32,18 +37,25 @@ def follow_training(
         report: called with each outcome as it is known.
         tell: called with a line about a checkpoint that was deleted before it was evaluated.
         interval_seconds: time between two looks.
+        give_up_after_hours: time without a new step, checkpoint or outcome after which the training counts as dead;
+            infinite: never.
 
     Returns:
         All outcomes; one that failed is not tried again.
 
     Raises:
         InputError: anything in the request that cannot work, found before the first checkpoint.
+        WorkError: the training shows no sign of life any more; what was evaluated is kept.
     """
+    for option, value in (("--interval", interval_seconds), ("--give-up-after", give_up_after_hours)):
+        if not value > 0:
+            raise InputError(f"{option} {value:g}: a time, above 0")
     if not checkpoints.is_dir():
         raise InputError(f"--watch {checkpoints}: no such folder; give the training's checkpoints_path")
     tasks = prepare(request)
     outcomes: list[Outcome] = []
     seen: set[str] = set()
+    patience = _Patience(checkpoints, give_up_after_hours)
     while True:
         # Asked before looking: what was saved before the end was announced is then surely seen.
         ended = read_outcome(checkpoints)
@@ -57,7 +69,45 @@ def follow_training(
         elif ended is not None and ended.why in ("finished", "failed"):
             return outcomes
         else:
-            time.sleep(interval_seconds)
+            patience.wait(interval_seconds)
+
+
+class _Patience:
+    """Waits for a training, and not for ever for one that shows no sign of life.
+
+    What counts is the time spent waiting, by no clock: evaluating a checkpoint may take as long as it likes.
+    """
+
+    def __init__(self, checkpoints: Path, limit_hours: float) -> None:
+        self._checkpoints, self._limit_hours = checkpoints, limit_hours
+        self._signs: object = None
+        self._seconds = 0.0
+
+    def wait(self, seconds: float) -> None:
+        """Wait, unless the last signs of life are too long ago."""
+        signs = _signs_of_life(self._checkpoints)
+        if signs != self._signs:
+            self._signs, self._seconds = signs, 0.0
+        if self._seconds >= 3600 * self._limit_hours:
+            raise WorkError(self._farewell())
+        time.sleep(seconds)
+        self._seconds += seconds
+
+    def _farewell(self) -> str:
+        outcome = read_outcome(self._checkpoints)
+        said = f"{outcome.why} at step {outcome.step}" if outcome else f"there is no {OUTCOME_FILE}"
+        return (
+            f"{self._checkpoints}: no new step, checkpoint or outcome for {self._limit_hours:g} hours (the last word: "
+            f"{said}); what was evaluated is kept, and the same command goes on once the training does "
+            "(--give-up-after: how long to wait)"
+        )
+
+
+def _signs_of_life(checkpoints: Path) -> object:
+    """Return what changes while a training works: its folders, and when its records were written."""
+    files = (checkpoints / name for name in (METRICS_FILE, OUTCOME_FILE, LATEST_FILE))
+    written = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
+    return sorted(path.name for path in checkpoints.iterdir()), written
 
 
 def _evaluate(

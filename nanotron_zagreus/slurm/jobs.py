@@ -74,6 +74,8 @@ class Chain:
     """More options of `zagreus convert`, divided by spaces."""
     suite: str | None = None
     """What to evaluate them with; None: no evaluation."""
+    evaluate_options: str = ""
+    """More options of `zagreus evaluate`, divided by spaces."""
     results: Path = Path("results")
     data: Path | None = None
     """Local copies of the evaluation's data sets."""
@@ -120,13 +122,14 @@ def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScr
     return _script(launch, "convert", directives | _without_gpus(launch.site), variables)
 
 
-def evaluate_script(launch: Launch, hf_folder: Path, suite: str, results: Path, data: Path | None) -> JobScript:
-    """Return the job that evaluates every converted checkpoint with ``suite``."""
+def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
+    """Return the job that evaluates every converted checkpoint with the chain's suite."""
     variables = {
-        "HF_CHECKPOINTS": str(hf_folder),
-        "SUITE": suite,
-        "RESULTS": str(results),
-        "DATA": "" if data is None else str(data),
+        "HF_CHECKPOINTS": str(chain.hf_folder),
+        "SUITE": chain.suite or "",
+        "RESULTS": str(chain.results),
+        "DATA": "" if chain.data is None else str(chain.data),
+        "EVALUATE_OPTIONS": chain.evaluate_options,
         "MAX_REQUEUES": str(launch.site.max_requeues),
     }
     directives = {"gres": launch.site.gres(1), "cpus-per-task": str(min(_EVALUATE_CPUS, launch.site.cpus_per_node))}

@@ -76,6 +76,8 @@ def make_run_plan(
         raise InputError("--evaluate: needs --convert FOLDER, whose folders it evaluates")
     if chain.convert_options and chain.hf_folder is None:
         raise InputError("--convert-options: needs --convert FOLDER, whose conversion it is about")
+    if chain.evaluate_options and chain.suite is None:
+        raise InputError("--evaluate-options: needs --evaluate SUITE, whose evaluation it is about")
     launch = Launch(
         config=config,
         site=site,
@@ -94,7 +96,7 @@ def make_run_plan(
     if chain.hf_folder is not None:
         jobs.append(convert_script(launch, chain.hf_folder, chain.convert_options))
         if chain.suite is not None:
-            jobs.append(evaluate_script(launch, chain.hf_folder, chain.suite, chain.results, chain.data))
+            jobs.append(evaluate_script(launch, chain))
     later = missing_data(config) if chain.after else None
     return RunPlan(
         launch=launch,

@@ -40,6 +40,7 @@ from nanotron_zagreus.training.metrics import StepClock, StepMetrics
 from nanotron_zagreus.training.optimizer_groups import exclude_from_weight_decay, merge_equal_groups
 from nanotron_zagreus.training.resume_point import ResumePoint
 from nanotron_zagreus.training.snapshot import TrainingState
+from nanotron_zagreus.training.step_log import open_step_log
 from nanotron_zagreus.training.token_mean import with_token_mean
 
 logger = logging.get_logger(__name__)
@@ -69,6 +70,7 @@ class ZagreusTrainer(DistributedTrainer):
         with cuda_as_cpu(), our_hook, engine_config_file(self.engine.translate(run)) as path:
             options = self.engine.config_options(ZagreusConfig)
             super().__init__(str(path), model_class=ZagreusForTraining, **options)
+        self._step_log = open_step_log(run.logging.log_level)
         self.say(f"engine: {self.engine.name} in {self.engine.root}")
         merge_equal_groups(self.optimizer)
         if self.grad_accumulator is not None:
@@ -251,8 +253,8 @@ class ZagreusTrainer(DistributedTrainer):
         log_rank(text, logger=logger, level=level, rank=0)
 
     def log_metrics(self, line: str) -> None:
-        """Log a step's line from the rank that holds the loss."""
-        logger.info(line)
+        """Log a step's line; called on the rank that holds the loss."""
+        self._step_log.info(line)
 
     def _name_modules(self) -> None:
         """Fill the map from modules to names that the engine's gradient code looks parameters up in."""

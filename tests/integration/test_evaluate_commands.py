@@ -160,7 +160,9 @@ def test_eval_data_says_what_is_needed_and_what_is_missing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["eval-data", "--suite", "progression-por", "--data", str(data)]) == 0
-    assert "hf download --repo-type dataset alexandrainst/m_mmlu" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "hf download --repo-type dataset alexandrainst/m_mmlu" in out
+    assert "plain files" in next(line for line in out.splitlines() if line.startswith("m_mmlu_pt"))
     assert run(["eval-data", "--suite", "progression-por", "--data", str(tmp_path)]) == 3
     assert "lacks alexandrainst/m_arc" in capsys.readouterr().err
     assert run(["eval-data", "--suite", "leaderboard-pt", "--data", str(data), "--json"]) == 3
@@ -168,8 +170,10 @@ def test_eval_data_says_what_is_needed_and_what_is_missing(
     assert len(described["data"]) == 9 and not any(need["present"] for need in described["data"])
     assert (Path(described["tasks_folder"]) / "leaderboard_pt" / "bluex.yaml").is_file()
     assert run(["eval-data", "--suite", "progression-por", "--data", str(tmp_path / "nowhere"), "--json"]) == 3
-    assert run(["eval-data", "--suite", "progression-por", "--data", str(data), "--json"]) == 0
     capsys.readouterr()
+    assert run(["eval-data", "--suite", "progression-por", "--data", str(data), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert {need["form"] for need in described["data"]} == {"plain files"}
     assert run(["eval-data", "--suite", "progression-por", "--json"]) == 0
     assert "present" not in capsys.readouterr().out
 

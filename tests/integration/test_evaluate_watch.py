@@ -11,7 +11,7 @@ from evaluation_fixtures import progression_rows, write_data, write_tiny_model
 
 pytest.importorskip("lm_eval")
 
-from nanotron_zagreus.checkpoints.outcome import Outcome, write_outcome
+from nanotron_zagreus.checkpoints.outcome import Outcome, Why, write_outcome
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.evaluation import task_set, watching
 
@@ -84,6 +84,8 @@ def test_watch_evaluates_checkpoints_as_they_appear_until_the_training_ends(
         (["--data", "{tmp}/checkpoints"], "no copy of alexandrainst/m_arc"),
         (["--tokenizer", "{tmp}/none"], "none"),
         (["--limit", "-1"], "--limit -1"),
+        (["--interval", "0"], "--interval"),
+        (["--give-up-after", "nan"], "--give-up-after"),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_checkpoint_is_there(
@@ -151,3 +153,32 @@ def test_a_checkpoint_that_cannot_be_evaluated_does_not_end_the_watch(
     error = capsys.readouterr().err
     assert "1000" in error and "model_config.json" in error
     assert len(list((tmp_path / "out").glob("2000/results_*.json"))) == 3
+
+
+@pytest.mark.parametrize("why", ["running", "stopped", None])
+def test_a_training_without_a_sign_of_life_ends_the_watch_with_what_was_evaluated_kept(
+    saved: Path, data: Path, tmp_path: Path, why: Why | None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Steps, checkpoints and outcomes are signs; here the last step comes with the second nap."""
+    checkpoints, naps = tmp_path / "checkpoints", list[float]()
+    shutil.copytree(saved / "1000", checkpoints / "1000")
+    if why is not None:
+        write_outcome(checkpoints, Outcome(why=why, step=1234, checkpoint=None))
+
+    def train_meanwhile(nap: float) -> None:
+        naps.append(nap)
+        assert len(naps) < 9, "the watch goes on for ever"
+        if len(naps) <= 2:
+            with (checkpoints / "metrics.jsonl").open("a") as file:
+                file.write("{}\n")
+
+    monkeypatch.setattr(watching.time, "sleep", train_meanwhile)
+    command = ["progress", tmp_path / "out", "--watch", checkpoints, "--data", data, "--limit", "1", "--suite"]
+    command += ["progression-por", "--tokenizer", saved / "models" / "1000"]
+    assert run([str(word) for word in [*command, "--interval", "900", "--give-up-after", "0.5"]]) == 1
+    assert naps == [900.0] * 4
+    error = capsys.readouterr().err
+    assert f"{checkpoints}: no new step, checkpoint or outcome for 0.5 hours" in error
+    assert (f"{why} at step 1234" if why else "no outcome.json") in error
+    assert len(list((tmp_path / "out").glob("1000/results_*.json"))) == 3

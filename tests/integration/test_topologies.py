@@ -48,7 +48,8 @@ LAYOUTS = {
     "dp2-reduced-in-bf16-zero1": ("bf16", {**BFLOAT16, **DP2, **REDUCED, "optimizer__zero_stage": 1}),
     "dp2-documents": ("documents", {**DOCUMENTS, **DP2}),
     "tp2-documents": ("documents", {**DOCUMENTS, **TP2, "parallelism__tp_mode": "REDUCE_SCATTER"}),
-    "pp2-documents": ("documents", {**DOCUMENTS, **PP2}),
+    # The rank that holds the loss is a replica for the engine, and replicas log warnings only.
+    "pp2-documents": ("documents", {**DOCUMENTS, **PP2, "logging__log_level": "info"}),
 }
 COMPILED = {"zagreus__compile_blocks": True}
 if shutil.which("g++"):  # what torch.compile needs on a CPU
@@ -127,3 +128,11 @@ def test_what_should_be_compiled_was(root: Path) -> None:
 
 def test_the_log_says_which_attention_kernel_runs_and_why(root: Path) -> None:
     assert "attention: per_document (auto on cpu)" in (root / "log").read_text()
+
+
+def test_the_last_stage_logs_every_step_and_validation_once_where_replicas_log_warnings_only(root: Path) -> None:
+    lines = (root / "log-of-two").read_text().splitlines()
+    steps = [line.split("iteration: ")[1].split(" |")[0] for line in lines if "iteration: " in line]
+    assert steps == [f"{step} / 12" for step in range(1, 13)]
+    assert all("|PP=1" in line for line in lines if "iteration: " in line)
+    assert sum("validation: " in line for line in lines) == 4

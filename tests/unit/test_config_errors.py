@@ -75,6 +75,10 @@ MISTAKES = {
     "variable in a path": (edited(checkpoints__checkpoints_path="$WORK/x"), ["$WORK/x", "expanded"]),
     "bucket for a path": (edited(checkpoints__checkpoints_path="s3://b/c"), ["checkpoints_path", "s3://b/c"]),
     "unknown choice": (edited(parallelism__tp_mode="SCATTER"), ["tp_mode", "'SCATTER'", "REDUCE_SCATTER"]),
+    "a level that both engines accept and then look up in vain": (
+        edited(logging__log_level="passive"),
+        ["logging.log_level", "'passive'", "warning"],
+    ),
     "float16": (edited(model__dtype="float16"), ["model.dtype", "'float16'", "bfloat16"]),
     "zero steps": (edited(tokens__train_steps=0), ["tokens.train_steps", "0", ">= 1"]),
     "zero interval": (edited(checkpoints__checkpoint_interval=0), ["checkpoint_interval", ">= 1"]),

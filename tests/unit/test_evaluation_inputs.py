@@ -10,7 +10,14 @@ import pytest
 from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.batching import choose_batch_size, choose_device
 from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
-from nanotron_zagreus.evaluation.local_data import DataNeed, data_fingerprint, data_need, local_overrides, missing_data
+from nanotron_zagreus.evaluation.local_data import (
+    DataNeed,
+    data_fingerprint,
+    data_need,
+    form_of_data,
+    local_overrides,
+    missing_data,
+)
 from nanotron_zagreus.evaluation.model_folders import checkpoint_tokenizer, forget_converted, hf_folder
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, run_request
 from nanotron_zagreus.evaluation.subjects import Subject, find_subjects
@@ -171,14 +178,17 @@ def test_plain_files_are_read_by_split(tmp_path: Path) -> None:
     need = data_need(MMLU)
     assert need is not None
     (folder / "test.jsonl").touch()
-    with pytest.raises(MissingInputError, match=r"train.*hf download --repo-type dataset alexandrainst/m_mmlu"):
+    with pytest.raises(MissingInputError, match=r"train.*hf download .* alexandrainst/m_mmlu .*eval-data") as caught:
         local_overrides(MMLU, tmp_path)
-    assert missing_data([need], tmp_path) == [need]
+    assert f"--local-dir {tmp_path}/alexandrainst/m_mmlu" in str(caught.value)
+    assert missing_data([need], tmp_path) == [need] and form_of_data(need, tmp_path) is None
     (folder / "train.jsonl").touch()
     changes = local_overrides(MMLU, tmp_path)
     assert changes["dataset_path"] == "json" and changes["dataset_name"] is None
     assert changes["dataset_kwargs"]["data_files"]["train"] == [str(folder / "train.jsonl")]
-    assert missing_data([need], tmp_path) == []
+    assert missing_data([need], tmp_path) == [] and form_of_data(need, tmp_path) == "plain files"
+    (tmp_path / "alexandrainst/m_mmlu/README.md").touch()
+    assert form_of_data(need, tmp_path) == "hub copy"
 
 
 def test_the_hubs_export_of_a_script_is_read_by_split(tmp_path: Path) -> None:

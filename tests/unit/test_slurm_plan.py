@@ -244,7 +244,11 @@ def test_the_command_line_renders_without_writing(
     options = ["--convert-options", "--accept-tokenizer --dtype float32"]
     assert run(["slurm", "render", *launch, "--job", "convert", "--convert", "hf", *options]) == 0
     assert "CONVERT_OPTIONS='--accept-tokenizer --dtype float32'" in capsys.readouterr().out
-    assert run(["slurm", "submit", *launch, "--dry-run", "--convert", "hf", "--evaluate", "progression-por"]) == 0
+    evaluation = ["--convert", "hf", "--evaluate", "progression-por"]
+    options = ["--evaluate-options", "--batch-size 16 --limit 0.5"]
+    assert run(["slurm", "render", *launch, "--job", "evaluate", *evaluation, *options]) == 0
+    assert "EVALUATE_OPTIONS='--batch-size 16 --limit 0.5'" in capsys.readouterr().out
+    assert run(["slurm", "submit", *launch, "--dry-run", *evaluation]) == 0
     assert capsys.readouterr().out.count("########") == 3
     assert run(["slurm", "submit", *launch]) == 2
     assert "not submitted" in capsys.readouterr().err
@@ -270,7 +274,29 @@ def test_options_that_the_conversion_does_not_have_are_refused_before_the_traini
     assert "--convert-options" in printed and message in printed
 
 
-def test_options_of_a_conversion_need_one(
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--bach-size 16", "No such option: --bach-size"),
+        ("--limit many", "valid"),
+        ("another/folder", "--convert sets the evaluation's paths"),
+        ("--suite leaderboard-pt", "--evaluate sets the evaluation's suite"),
+        ("--output elsewhere", "--results sets the evaluation's output"),
+        ("--data elsewhere", "--data sets the evaluation's data"),
+    ],
+)
+def test_options_that_the_evaluation_does_not_have_or_the_job_sets_itself_are_refused_before_the_training(
+    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8", "--convert", "hf"]
+    evaluation = ["--evaluate", "progression-por", "--data", "."]
+    assert run(["slurm", "render", *launch, *evaluation, "--evaluate-options", options]) == 2
+    printed = capsys.readouterr().err
+    assert "--evaluate-options" in printed and message in printed
+
+
+def test_options_of_a_conversion_or_an_evaluation_need_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -281,3 +307,5 @@ def test_options_of_a_conversion_need_one(
     launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8"]
     assert run(["slurm", "render", *launch, "--convert-options", "--accept-tokenizer"]) == 2
     assert "needs --convert FOLDER" in capsys.readouterr().err
+    assert run(["slurm", "render", *launch, "--convert", "hf", "--evaluate-options", "--limit 2"]) == 2
+    assert "needs --evaluate SUITE" in capsys.readouterr().err

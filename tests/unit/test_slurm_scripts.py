@@ -152,6 +152,12 @@ def test_an_evaluation_out_of_time_requeues_itself(stage: Stage) -> None:
     assert "used up" in stage.run("evaluate", code=75, start=3)
 
 
+def test_the_options_of_an_evaluation_reach_it(stage: Stage) -> None:
+    stage.run("evaluate", code=0, DATA="eval data", EVALUATE_OPTIONS="--batch-size 16 --limit 2")
+    (call,) = stage.calls("zagreus evaluate")
+    assert call.endswith("--output results --data eval data --batch-size 16 --limit 2")
+
+
 @pytest.mark.parametrize(
     ("job", "words"), [("tokenize", "no task was finished"), ("evaluate", "nothing was evaluated")]
 )

@@ -1,0 +1,136 @@
+"""What a conversion publishes identifies the checkpoint and says nothing of where files lay on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
+from nanotron_zagreus.checkpoints.weights_digest import weights_digest
+from nanotron_zagreus.cli.app import run
+from nanotron_zagreus.conversion.record import last_part
+from nanotron_zagreus.conversion.to_hf import convert_checkpoint
+from nanotron_zagreus.evaluation.subjects import find_subjects
+from nanotron_zagreus.file_hash import hash_file
+from tests.unit.conversion_fixtures import write_checkpoint, write_tokenizer_folder
+
+CONFIG = """
+general: {{project: p, run: zagreus-por, seed: 1}}
+tokenizer: {{tokenizer_name_or_path: {root}/tokenizer}}
+tokens: {{sequence_length: 4096}}
+model: {{init_method: {{path: {root}/home/imported-smol}}}}
+data_stages:
+- {{name: all, start_training_step: 1, data: {{dataset: {{dataset_folder: {root}/home/alice/tokenized/english}}}}}}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder of checkpoints whose newest has a manifest and a configuration full of paths, and a tokenizer."""
+    home = tmp_path / "home"
+    step = home / "checkpoints/20"
+    write_checkpoint(step)
+    write_checkpoint(home / "checkpoints/10")
+    (home / "checkpoints/latest.txt").write_text("20")
+    (step / "config.yaml").write_text(CONFIG.format(root=tmp_path))
+    files = [path for path in sorted(step.rglob("*")) if path.is_file()]
+    records = [
+        FileRecord(path=str(path.relative_to(step)), bytes=path.stat().st_size, sha256=hash_file(path))
+        for path in files
+    ]
+    write_manifest(step, records, {"data": {"sources": {"0": {"tokenizer_sha256": "f" * 64}}}})
+    tokenizer = write_tokenizer_folder(home / "tokenizer")
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    # As transformers before 4.2x saved it.
+    config |= {"name_or_path": str(home / "start"), "special_tokens_map_file": str(home / ".cache/map.json")}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(config))
+    return home
+
+
+def write_results(path: Path, source: Path | str, step: int, value: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = {"source": str(source), "step": step}
+    path.write_text(json.dumps({"results": {"arc_pt": {"acc,none": value}}, "zagreus": own}))
+    return path
+
+
+def published(folder: Path) -> bytes:
+    return b"\n".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "conversion.json").read_text())
+
+
+def test_no_local_path_is_in_a_converted_folder(home: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    write_results(results / "20/results_1.json", home / "checkpoints/20", 20, 0.25)
+    write_results(results / "10/results_1.json", home / "checkpoints/10", 10, 0.5)
+    convert_checkpoint(
+        home / "checkpoints", tmp_path / "hf", home / "tokenizer", accept_tokenizer=True, results=results
+    )
+    record, content = record_of(tmp_path / "hf"), published(tmp_path / "hf")
+    assert str(tmp_path).encode() not in content
+    assert len(record["notices"]) >= 3 and any("accepted as asked" in notice for notice in record["notices"])
+    assert (record["checkpoint"], record["step"], record["training"]["run"]) == ("20", 20, "zagreus-por")
+    assert (record["tokenizer"], record["started_from"]) == ("tokenizer", "imported-smol")
+    assert record["tokenizer_sha256"] == hash_file(home / "tokenizer/tokenizer.json")
+    assert record["checkpoint_sha256"] == weights_digest(home / "checkpoints/20")
+
+
+def test_an_unusable_configuration_is_named_without_its_path(home: Path, tmp_path: Path) -> None:
+    (home / "checkpoints/20/manifest.json").unlink()
+    (home / "checkpoints/20/config.yaml").write_text("a: [")
+    convert_checkpoint(home / "checkpoints/20", tmp_path / "hf", home / "tokenizer", verify=False)
+    assert any("config.yaml" in notice for notice in record_of(tmp_path / "hf")["notices"])
+    assert str(tmp_path).encode() not in published(tmp_path / "hf")
+
+
+def test_a_hub_id_stays_and_of_a_path_only_its_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs/tok").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "runs")
+    assert [last_part(name) for name in ("tok", "./tok/", "../runs/tok", ".")] == ["tok", "tok", "tok", "runs"]
+    assert last_part(Path("/scratch/alice/5000")) == "5000"
+
+
+def test_scores_of_the_checkpoint_itself_are_found_by_its_weights(home: Path, tmp_path: Path) -> None:
+    """The record does not say where the checkpoint lies; another run's of the same step is another one."""
+    other, damaged = tmp_path / "other/20", tmp_path / "damaged/20"
+    write_checkpoint(other, seed=1)
+    write_checkpoint(damaged)
+    (damaged / "manifest.json").write_text("{")
+    results = tmp_path / "results"
+    write_results(results / "own/results_1.json", home / "checkpoints/20", 20, 0.25)
+    write_results(results / "other/results_2.json", other, 20, 0.5)
+    write_results(results / "damaged/results_3.json", damaged, 20, 0.75)
+    hf = tmp_path / "hf"
+    convert_checkpoint(home / "checkpoints/20", hf, home / "tokenizer", accept_tokenizer=True, verify=False)
+    assert run(["card", str(hf), "--results", str(results)]) == 0
+    assert [result.metric_value for result in ModelCard.load(hf / "README.md").data.eval_results] == [0.25]
+
+
+def test_records_with_paths_are_read_as_before(home: Path, tmp_path: Path) -> None:
+    hf = tmp_path / "hf"
+    convert_checkpoint(home / "checkpoints/20", hf, home / "tokenizer", accept_tokenizer=True, verify=False)
+    record = record_of(hf)
+    old = {key: value for key, value in record.items() if key not in ("checkpoint_sha256", "tokenizer_sha256")}
+    old |= {"checkpoint": str(home / "checkpoints/20"), "tokenizer": str(home / "tokenizer"), "training": {}}
+    (hf / "conversion.json").write_text(json.dumps(old))
+    write_results(tmp_path / "results/results_1.json", home / "checkpoints/20", 20, 0.25)
+    assert run(["card", str(hf), "--results", str(tmp_path / "results")]) == 0
+    assert [result.metric_value for result in ModelCard.load(hf / "README.md").data.eval_results] == [0.25]
+    assert str(tmp_path) not in (hf / "README.md").read_text()
+    assert find_subjects([str(hf)])[0].tokens == 640 * 4096
+
+
+def test_the_tokens_of_a_folder_are_known_where_its_checkpoint_is_not(home: Path, tmp_path: Path) -> None:
+    convert_checkpoint(
+        home / "checkpoints/20", tmp_path / "hf", home / "tokenizer", accept_tokenizer=True, verify=False
+    )
+    home.rename(tmp_path / "gone")
+    (found,) = find_subjects([str(tmp_path / "hf")])
+    assert (found.step, found.tokens) == (20, 640 * 4096)
