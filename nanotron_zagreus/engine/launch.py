@@ -104,6 +104,15 @@ def start_process_group(timeout: timedelta | None = None) -> None:
     distributed.init_process_group(backend="nccl" if has_cuda else "gloo", timeout=timeout_of_groups())
 
 
+def barrier(group: Any = None) -> None:
+    """Wait for the ranks of ``group``, by default all, on this rank's GPU where there is CUDA."""
+    import torch
+    from torch import distributed
+
+    device_ids = [torch.cuda.current_device()] if torch.cuda.is_available() else None
+    distributed.barrier(group, device_ids=device_ids)
+
+
 def timeout_of_groups() -> timedelta:
     """Return the timeout of every group that is made beside the default one."""
     return _timeout[0]

@@ -16,7 +16,7 @@ import importlib.util
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from nanotron_zagreus.engine.launch import start_process_group, timeout_of_groups
+from nanotron_zagreus.engine.launch import barrier, start_process_group, timeout_of_groups
 from nanotron_zagreus.engine.stand_ins import importable
 from nanotron_zagreus.errors import InputError
 
@@ -28,6 +28,7 @@ def repair_what_both_have() -> None:
     start_process_group_on_any_device()
     groups_wait_longer_than_the_watchdog()
     collectives_on_leaf_parameters()
+    barriers_on_the_rank_s_own_device()
     wait_for_every_gradient_bucket()
     own_pipeline_state_per_batch()
     write_plain_numbers_in_shard_metadata()
@@ -102,6 +103,16 @@ def collectives_on_leaf_parameters() -> None:
     dist = importlib.import_module("nanotron.distributed")
     for name in ("all_reduce", "all_reduce_coalesced", "broadcast"):
         replace_once(dist, name, _without_grad)
+
+
+def barriers_on_the_rank_s_own_device() -> None:
+    """Tell every barrier which GPU is this rank's.
+
+    parallel/context.py:67 (main: 61) is the first use of NCCL, and names no device: torch guesses one from the rank's
+    number and warns, on every rank, that a wrong guess hangs. Can go when upstream names it.
+    """
+    dist = importlib.import_module("nanotron.distributed")
+    replace_once(dist, "barrier", lambda original: barrier)
 
 
 def wait_for_every_gradient_bucket() -> None:

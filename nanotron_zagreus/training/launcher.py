@@ -72,8 +72,10 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
 def _leave_process_group() -> None:
     from torch import distributed
 
+    from nanotron_zagreus.engine.launch import barrier
+
     if distributed.is_initialized():
-        distributed.barrier()
+        barrier()
         distributed.destroy_process_group()
 
 

@@ -111,6 +111,19 @@ def test_every_group_waits_as_long_as_the_default_one(
     assert timeout_of(ours.group) == timedelta(seconds=4321)
 
 
+def test_a_barrier_names_the_rank_s_gpu(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanotron import distributed as dist
+
+    seen = []
+    monkeypatch.setattr(torch.distributed, "barrier", lambda group, device_ids: seen.append((group, device_ids)))
+    dist.barrier()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    group = object()
+    dist.barrier(group=group)
+    assert seen == [(None, None), (group, [3])]
+
+
 def test_more_ranks_than_gpus_on_a_node_are_refused_before_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch import distributed
 
