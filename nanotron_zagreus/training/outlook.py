@@ -20,6 +20,7 @@ from nanotron_zagreus.notices import missing_data
 from nanotron_zagreus.training.preflight import find_checkpoint, refuse_overwriting
 from nanotron_zagreus.training.resume_notices import resume_notices
 from nanotron_zagreus.training.resume_point import ResumePoint, check_fits, older_steps, wanted_point
+from nanotron_zagreus.training.start_notices import start_notices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Outlook:
     text: str
     """All of this in words."""
     notices: tuple[str, ...] = ()
-    """What the user of a resumed run should know."""
+    """What the user should know before the run trains."""
 
     def as_data(self) -> dict[str, int | str | None]:
         """Return it as JSON data, without the notices."""
@@ -87,12 +88,14 @@ def _checkpoint(config: Config) -> tuple[ResumePoint | None, str | None]:
 
 def _unknown(config: Config, text: str) -> Outlook:
     """Judge the data alone; how often its sources repeat follows from the checkpoint."""
+    notices = start_notices(config, goes_on=True)
     if missing_data(config) is None:
         open_mixture(config, limit_repetition=False)
-    return Outlook(text=text)
+    return Outlook(text=text, notices=notices)
 
 
 def _resumed(config: Config, point: ResumePoint) -> Outlook:
+    notices = start_notices(config, goes_on=True)
     if missing_data(config) is None:
         open_mixture(config, progress=point.data_state)
     done = "; nothing is left to train" if point.step == config.tokens.train_steps else ""
@@ -101,7 +104,7 @@ def _resumed(config: Config, point: ResumePoint) -> Outlook:
         first_step=point.step + 1,
         resumes_from=point.folder,
         text=f"resumes after step {point.step} of {point.folder}{done}{note}",
-        notices=tuple(resume_notices(config, point)),
+        notices=(*notices, *resume_notices(config, point)),
     )
 
 
@@ -112,11 +115,12 @@ def _fresh(config: Config) -> Outlook:
         is_here = init.path.exists()
         weights = find_starting_weights(config) if is_here else init.path
         text = f"step 1, weights of {weights}" + ("" if is_here else ", which is not here")
+    notices = start_notices(config, goes_on=False)
     if missing_data(config) is None:
         open_mixture(config)
     if config.checkpoints.resume_checkpoint_path is not None:
         text += f"; no checkpoint in {config.checkpoints.checkpoints_path} here"
-    return Outlook(first_step=1, weights_from=weights, text=text)
+    return Outlook(first_step=1, weights_from=weights, text=text, notices=notices)
 
 
 def _while_running(outlook: Outlook, holder: str) -> Outlook:

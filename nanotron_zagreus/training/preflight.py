@@ -22,6 +22,7 @@ from nanotron_zagreus.data.mixture import Mixture, open_mixture
 from nanotron_zagreus.engine.launch import rank
 from nanotron_zagreus.errors import InputError, VerificationError
 from nanotron_zagreus.training.resume_point import ResumePoint, find_resume_point
+from nanotron_zagreus.training.start_notices import start_notices
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Start:
     """The step's folder whose weights a fresh run takes."""
     mixture: Mixture
     """The run's data, from the resume point on."""
+    notices: tuple[str, ...] = ()
+    """What the user should know; one rank's, for all have the same."""
 
 
 def check_before_start(config: Config, num_ranks: int) -> Start:
@@ -44,7 +47,8 @@ def check_before_start(config: Config, num_ranks: int) -> Start:
         num_ranks: ranks of the launch, on all nodes.
 
     Raises:
-        InputError: wrong launch, missing package, unfit checkpoint, weights or data, a folder that cannot be written.
+        InputError: wrong launch, missing package, unfit checkpoint, weights or data, a vocabulary that could not be
+            converted, a folder that cannot be written.
         VerificationError: the checkpoint's descriptions are damaged, and no older one is wanted instead.
     """
     check_world_size(config, num_ranks)
@@ -56,9 +60,10 @@ def check_before_start(config: Config, num_ranks: int) -> Start:
     resume, is_damaged = find_checkpoint(config)
     refuse_overwriting(config)
     weights = None if resume is not None or is_damaged else find_starting_weights(config)
+    notices = start_notices(config, goes_on=resume is not None or is_damaged) if rank() == 0 else ()
     mixture = open_mixture(config, progress=resume.data_state if resume else None)
     _check_writable(root)
-    return Start(resume, weights, mixture)
+    return Start(resume, weights, mixture, notices)
 
 
 def find_checkpoint(config: Config) -> tuple[ResumePoint | None, bool]:
