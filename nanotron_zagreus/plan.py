@@ -71,7 +71,7 @@ class Plan:
     """Gradient traffic on the network that was asked about; None: none asked about, or nothing to model."""
     notices: tuple[str, ...]
     machine_notices: tuple[str, ...]
-    """What this machine lacks; another one may have it."""
+    """What this machine lacks, which another one may have, and what is to be said of the files that are here."""
 
     def as_data(self) -> dict[str, Any]:
         """Return the plan as JSON data, totals included."""

@@ -51,6 +51,24 @@ def locate_tokenizer(name: str | Path) -> LocatedTokenizer:
     return LocatedTokenizer(folder / MAIN_FILE, tuple(path for path in siblings if path.is_file()))
 
 
+def locate_here(name: str, revision: str | None = None) -> LocatedTokenizer | None:
+    """Return the files of the tokenizer called ``name`` if they are on this machine; nothing is fetched.
+
+    Raises:
+        MissingInputError: a folder without a tokenizer.json.
+    """
+    if Path(name).expanduser().exists():
+        return locate_tokenizer(name)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, MAIN_FILE, revision=revision)
+    except HFValidationError:  # a path, to nothing
+        return None
+    return locate_tokenizer(found) if isinstance(found, str) else None
+
+
 def _fetch(name: str) -> Path:
     """Return the folder of a hub id's tokenizer files: the original ones, not what a library would save."""
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".json"):

@@ -64,6 +64,22 @@ def check_unclaimed(root: Path) -> None:
         _lock(root, file, fcntl.LOCK_SH)  # shared: all ranks of a launch look at the same moment
 
 
+def current_holder(root: Path) -> str | None:
+    """Describe the run that is writing ``root`` at this moment, without waiting; None where none is known of."""
+    try:
+        file = (root / CLAIM_FILE).open(encoding="utf-8")
+    except OSError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _described(_facts(file))
+        except OSError:
+            return None
+    return None
+
+
 def _open(path: Path) -> IO[str]:
     try:
         return path.open("a+", encoding="utf-8")

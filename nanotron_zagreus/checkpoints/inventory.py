@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.checkpoints.layout import (
+    MANIFEST_FILE,
+    METADATA_FILE,
     MODEL_CONFIG_FILE,
     is_step_folder,
     list_steps,
     read_latest,
     step_folder,
+    step_number,
     sync_folder,
 )
 from nanotron_zagreus.checkpoints.manifest import read_manifest, verify
@@ -21,13 +24,18 @@ from nanotron_zagreus.errors import InputError, MissingInputError, VerificationE
 def describe_steps(root: Path) -> list[dict[str, Any]]:
     """Return one row per saved step, ascending; sizes are compared with the manifest, contents are not read.
 
+    Args:
+        root: a checkpoints folder, or one step's folder, which is a row.
+
     Raises:
         MissingInputError: the folder does not exist.
+        InputError: it is one checkpoint, and no step is its name.
     """
     _require_folder(root)
+    root, steps = _steps_meant(root)
     latest = read_latest(root)
     rows = []
-    for step in list_steps(root):
+    for step in steps:
         row: dict[str, Any] = {"step": step, "latest": step == latest, "samples": None, "bytes": 0, "topology": ""}
         try:
             manifest = read_manifest(step_folder(root, step))
@@ -78,10 +86,16 @@ def steps_to_prune(root: Path, *, keep_last: int, keep_every: int | None, verifi
 
     Raises:
         MissingInputError: the folder does not exist.
-        InputError: a folder with a number for a name is no checkpoint, as in a folder of converted ones; not with
-            ``verified``, where it is left alone.
+        InputError: the folder is one checkpoint; or, without ``verified``, where it is left alone, a folder in it with
+            a number for a name is none, as in a folder of converted ones.
     """
     _require_folder(root)
+    if _is_one_checkpoint(root):
+        step = step_number(root.absolute())
+        parent = root.parent if root.name else root.absolute().parent
+        what = "is one checkpoint" if step is None else f"is the checkpoint of step {step}"
+        advice = "give a run's checkpoints_path" if step is None else f"give {parent}"
+        raise InputError(f"{root}: {what}, and prune deletes the old ones in a folder of steps; {advice}")
     all_steps, latest = list_steps(root), read_latest(root)
     steps = [step for step in all_steps if is_step_folder(step_folder(root, step))]
     foreign = sorted(set(all_steps) - set(steps))
@@ -105,6 +119,25 @@ def delete_step(root: Path, step: int) -> None:
     step_folder(root, step).rename(doomed)
     sync_folder(root)
     shutil.rmtree(doomed)
+
+
+def _steps_meant(path: Path) -> tuple[Path, list[int]]:
+    """Return the folder of steps that ``path`` is or lies in, and which of its steps are meant."""
+    if not _is_one_checkpoint(path):
+        return path, list_steps(path)
+    step = step_number(path.absolute())
+    if step is None:
+        raise InputError(
+            f"{path}: is one checkpoint, not a folder of steps; read it with `zagreus checkpoints verify {path}`, or "
+            "give a run's checkpoints_path"
+        )
+    return path.absolute().parent, [step]
+
+
+def _is_one_checkpoint(path: Path) -> bool:
+    """Tell whether ``path`` is one step's folder, whole or not, rather than a root of many."""
+    files = (MODEL_CONFIG_FILE, METADATA_FILE, MANIFEST_FILE)
+    return not list_steps(path) and any((path / name).is_file() for name in files)
 
 
 def _require_folder(root: Path) -> None:

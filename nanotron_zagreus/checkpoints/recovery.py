@@ -15,6 +15,14 @@ _UNFINISHED_FOLDERS = (".saving-", ".replaced-", ".deleting-")
 _UNFINISHED_FILES = (".latest.txt.", ".outcome.json.", ".probe-", ".node-")
 
 
+def steps_set_aside(root: Path) -> list[int]:
+    """Return the steps whose replacement never got their name, ascending: what :func:`restore_replaced` brings back."""
+    entries = list(os.scandir(root)) if root.is_dir() else []
+    matches = [_SET_ASIDE.fullmatch(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    steps = sorted(int(match[1]) for match in matches if match)
+    return [step for step in steps if not step_folder(root, step).exists()]
+
+
 def restore_replaced(root: Path) -> list[int]:
     """Give steps their names back whose replacement never got them, and return these steps.
 
@@ -22,12 +30,10 @@ def restore_replaced(root: Path) -> list[int]:
     a rename happens once, and the others find nothing to do.
     """
     restored = []
-    for entry in list(os.scandir(root)) if root.is_dir() else []:
-        match = _SET_ASIDE.fullmatch(entry.name)
-        if match and entry.is_dir(follow_symlinks=False) and not step_folder(root, int(match[1])).exists():
-            with contextlib.suppress(OSError):  # another process was faster
-                replaced_folder(root, int(match[1])).rename(step_folder(root, int(match[1])))
-                restored.append(int(match[1]))
+    for step in steps_set_aside(root):
+        with contextlib.suppress(OSError):  # another process was faster
+            replaced_folder(root, step).rename(step_folder(root, step))
+            restored.append(step)
     if restored:
         sync_folder(root)
     return restored

@@ -68,13 +68,6 @@ def find_starting_weights(config: Config) -> Path | None:
     return folder
 
 
-def refuse_other_model(config: Config) -> None:
-    """Refuse a fresh run whose starting weights are here and of another model; whether they are here is not judged."""
-    init = config.model.init_method
-    if isinstance(init, ExistingCheckpointSection) and init.path.exists() and not goes_on(config):
-        find_starting_weights(config)
-
-
 def goes_on(config: Config) -> bool:
     """Say whether the run goes on from a checkpoint, as far as names tell: nothing of it is read."""
     resume, own = config.checkpoints.resume_checkpoint_path, config.checkpoints.checkpoints_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -34,34 +35,33 @@ def check(
 ) -> None:
     """Check a configuration and print what it would train, without starting anything.
 
-    Exit code 2 names what is wrong, with the data too once all its folders are here. Notices are about what is legal
-    but perhaps not meant.
+    Exit code 2 names what is wrong, with the data too once all its folders are here, and with the checkpoint that the
+    run would go on from. Notices are about what is legal but perhaps not meant.
 
     Example: `zagreus check --config-file smollm2/zagreus_350M_por.yaml --network-gbits 400 --gpus-per-node 4`
     """
-    from nanotron_zagreus.checkpoints.starting_weights import refuse_other_model
     from nanotron_zagreus.communication import Network
     from nanotron_zagreus.config import load_config
     from nanotron_zagreus.config.checks import check_world_size
-    from nanotron_zagreus.data.readiness import refuse_unfit_data
     from nanotron_zagreus.plan import make_plan
     from nanotron_zagreus.resources import find_config
+    from nanotron_zagreus.training.outlook import look_ahead
 
     file = find_config(config_file).resolve()
     config = load_config(file)
     if world_size is not None:
         check_world_size(config, world_size)
-    refuse_other_model(config)
-    refuse_unfit_data(config)
+    outlook = look_ahead(config)
     network, rate = None, None
     if network_gbits is not None:
         network = Network(gigabits_per_second=network_gbits, gpus_per_node=gpus_per_node)
         rate = _rate(config, tokens_per_second_per_gpu)
     plan = make_plan(config, network, rate)
+    plan = replace(plan, machine_notices=(*plan.machine_notices, *outlook.notices))
     if as_json:
-        print(json.dumps({"config_file": str(file)} | plan.as_data(), indent=2))
+        print(json.dumps({"config_file": str(file)} | plan.as_data() | {"start": outlook.as_data()}, indent=2))
         return
-    rows = [("config", str(file)), _engine_row(config)]
+    rows = [("start", outlook.text), ("config", str(file)), _engine_row(config)]
     _print_plan(plan, [*rows, *([] if network is None else _network_rows(plan, network, rate))])
 
 

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(
-    folder: Path = typer.Argument(..., help="A checkpoints folder."),
+    folder: Path = typer.Argument(..., help="A checkpoints folder, or one step's folder."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """List the saved steps: samples, size, topology, and which one `latest.txt` names.
@@ -34,6 +34,9 @@ def list_(
     rows = describe_steps(folder)
     if as_json:
         print(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        print(f"{folder}: no saved step")
         return
     table = Table("step", "samples", "size (MB)", "topology", "state")
     for row in rows:

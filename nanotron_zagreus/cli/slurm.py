@@ -72,18 +72,27 @@ def render(
 def check(launch: LaunchOptions) -> None:
     """Check a launch without submitting: sizes, site, time, what is missing here, and Slurm's own opinion.
 
+    Exit code 2, once everything is printed: a job would fail on something, or Slurm refuses one.
+
     Example: `zagreus slurm check --config-file smollm2/zagreus_350M_por.yaml --nodes 8 --gpus-per-node 8`
     """
-    from nanotron_zagreus.slurm.submission import has_slurm, try_script
+    from nanotron_zagreus.errors import InputError, WorkError
 
     plan = _plan(launch)
     _say(plan)
-    if not has_slurm():
-        _note("sbatch is not on this machine: Slurm itself was not asked")
-        return
-    for job in plan.jobs:
-        answer = try_script(job)
-        print(f"Slurm accepts it: {answer}" if job.name == "train" else f"{job.name}: {answer}")
+    num_refused = 0
+    try:
+        num_refused = _ask_slurm(plan)
+    except WorkError as error:
+        if not plan.obstacles:
+            raise
+        _note(str(error))
+    found = [
+        *([_counted(len(plan.obstacles), "obstacle")] if plan.obstacles else []),
+        *([f"{_counted(num_refused, 'job')} that Slurm refuses"] if num_refused else []),
+    ]
+    if found:
+        raise InputError(f"not fit to submit: {' and '.join(found)}, named above; put that right first")
 
 
 @with_launch_options
@@ -212,8 +221,38 @@ def _say(plan: RunPlan) -> None:
     _note(
         f"{plan.launch.nodes} nodes x {plan.launch.gpus_per_node} GPUs; {plan.estimate.text()} (max_requeues: {bound})"
     )
-    for text in (*plan.notices, *plan.obstacles):
+    for text in plan.notices:
         _note(f"notice {text}")
+    for text in plan.obstacles:
+        _note(f"obstacle {text}")
+
+
+def _ask_slurm(plan: RunPlan) -> int:
+    """Print what Slurm says of every job, where it is on this machine; return how many it would refuse.
+
+    Raises:
+        WorkError: Slurm does not answer.
+    """
+    from nanotron_zagreus.errors import InputError
+    from nanotron_zagreus.slurm.submission import has_slurm, try_script
+
+    if not has_slurm():
+        _note("sbatch is not on this machine: Slurm itself was not asked")
+        return 0
+    num_refused = 0
+    for job in plan.jobs:
+        try:
+            answer = try_script(job)
+        except InputError as error:
+            _note(str(error))
+            num_refused += 1
+        else:
+            print(f"Slurm accepts it: {answer}" if job.name == "train" else f"{job.name}: {answer}")
+    return num_refused
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _stop_file(plan: RunPlan) -> Path:

@@ -17,7 +17,7 @@ from nanotron_zagreus.conversion.hf_config import write_json
 from nanotron_zagreus.conversion.record import last_part
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.file_hash import hash_file
-from nanotron_zagreus.tokenizer_lookup import CONFIG_FILE, MAIN_FILE, locate_tokenizer
+from nanotron_zagreus.tokenizer_lookup import CONFIG_FILE, MAIN_FILE, LocatedTokenizer, locate_tokenizer
 
 _PORTABLE_CLASS = "PreTrainedTokenizerFast"
 _PATHS = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
@@ -69,7 +69,15 @@ def find_tokenizer(name: str | Path) -> TokenizerFiles:
         MissingInputError: nothing by that name here, in the cache, or on the hub.
         InputError: its files cannot be read.
     """
-    located = locate_tokenizer(name)
+    return read_tokenizer(name, locate_tokenizer(name))
+
+
+def read_tokenizer(name: str | Path, located: LocatedTokenizer) -> TokenizerFiles:
+    """Return the tokenizer that the user called ``name`` and whose files were found.
+
+    Raises:
+        InputError: they cannot be read.
+    """
     return TokenizerFiles(
         name=str(name),
         main=located.main,

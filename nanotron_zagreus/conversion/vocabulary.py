@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nanotron_zagreus.checkpoints.architecture import Architecture
+from nanotron_zagreus.config.model import ModelConfigSection
 from nanotron_zagreus.conversion.tokenizer_files import TokenizerFiles
 from nanotron_zagreus.errors import InputError
 
@@ -82,17 +83,27 @@ def check_identity(tokenizer: TokenizerFiles, hashes: frozenset[str]) -> None:
     )
 
 
-def check_special_tokens(arch: Architecture, tokenizer: TokenizerFiles) -> None:
-    """Refuse a tokenizer that names another beginning or end of text than the model was trained with."""
+def conflicting_special_tokens(
+    model: Architecture | ModelConfigSection, tokenizer: TokenizerFiles
+) -> list[tuple[str, int, int | tuple[int, ...]]]:
+    """Return (role, the tokenizer's id, the model's) where the two name another beginning or end of text."""
+    conflicts = []
     for role in ("bos", "eos"):
-        declared, named = getattr(arch, f"{role}_token_id"), tokenizer.special_id(role)
+        declared, named = getattr(model, f"{role}_token_id"), tokenizer.special_id(role)
         accepted = declared if isinstance(declared, tuple) else (declared,)
         if declared is not None and named is not None and named not in accepted:
-            raise InputError(
-                f"tokenizer {tokenizer.name!r}: its {role}_token has id {named}, while the model's {role}_token_id is "
-                f"{declared}; give the tokenizer the model was trained with, or, if the training configuration was "
-                "wrong there, --special-tokens tokenizer"
-            )
+            conflicts.append((role, named, declared))
+    return conflicts
+
+
+def check_special_tokens(arch: Architecture, tokenizer: TokenizerFiles) -> None:
+    """Refuse a tokenizer that names another beginning or end of text than the model was trained with."""
+    for role, named, declared in conflicting_special_tokens(arch, tokenizer):
+        raise InputError(
+            f"tokenizer {tokenizer.name!r}: its {role}_token has id {named}, while the model's {role}_token_id is "
+            f"{declared}; give the tokenizer the model was trained with, or, if the training configuration was "
+            "wrong there, --special-tokens tokenizer"
+        )
 
 
 def take_special_tokens(arch: Architecture, tokenizer: TokenizerFiles) -> Architecture:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from nanotron_zagreus.checkpoints.layout import list_steps
 from nanotron_zagreus.config import Config
+from nanotron_zagreus.conversion.prospects import conversion_prospects
 from nanotron_zagreus.data.corpus import HubDataset, find_files
 from nanotron_zagreus.data.readiness import refuse_unfit_data
 from nanotron_zagreus.errors import InputError
@@ -47,6 +49,7 @@ def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str,
     found = [
         None if chain.after else missing_data(config, but=[source.output for source in chain.sources]),
         None if chain.after or chain.sources else _unfit_data(config),
+        _unconvertible(config),
         missing_tokenizer(config, hf_home) if site.offline else None,
         missing_checkpoints(config),
         *(_missing_text(source.input, offline=site.offline) for source in chain.sources),
@@ -68,6 +71,15 @@ def _unfit_data(config: Config) -> str | None:
     try:
         refuse_unfit_data(dataclasses.replace(config, checkpoints=checkpoints))
     except (InputError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _unconvertible(config: Config) -> str | None:
+    """Say that a job would refuse to begin a model that no conversion could take."""
+    try:
+        conversion_prospects(config, goes_on=bool(list_steps(config.checkpoints.checkpoints_path)))
+    except InputError as error:
         return str(error)
     return None
 

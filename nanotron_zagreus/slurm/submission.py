@@ -11,6 +11,18 @@ from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.job_queue import job_id_in
 from nanotron_zagreus.slurm.jobs import JobScript
 
+_NO_ANSWER = (
+    "unable to contact slurm controller",
+    "socket timed out",
+    "could not establish a configuration source",
+    "communication connection failure",
+    "backup controller in standby mode",
+    "zero bytes were transmitted or received",
+    "protocol authentication error",
+    "munge encode failed",
+)
+"""What Slurm's clients print where the controller has not judged the job (slurm_strerror in common/slurm_errno.c)."""
+
 
 def has_slurm() -> bool:
     """Say whether sbatch is here."""
@@ -28,9 +40,12 @@ def try_script(job: JobScript) -> str:
 
     Raises:
         InputError: Slurm would refuse it.
+        WorkError: Slurm does not answer, so that it has refused nothing.
     """
     done = _sbatch(["--test-only"], script=job.text)
     text = " ".join((done.stderr + done.stdout).split())
+    if done.returncode and any(sign in text.lower() for sign in _NO_ANSWER):
+        raise WorkError(f"{job.name} job: Slurm could not be asked: {text}; try again when `sinfo` answers")
     if done.returncode:
         raise InputError(
             f"{job.name} job: Slurm refuses it: {text}; compare the site file with `sinfo` and `scontrol show node`"

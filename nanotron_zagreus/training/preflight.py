@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nanotron_zagreus.checkpoints import layout
 from nanotron_zagreus.checkpoints.claim import check_unclaimed
-from nanotron_zagreus.checkpoints.recovery import restore_replaced
+from nanotron_zagreus.checkpoints.recovery import restore_replaced, steps_set_aside
 from nanotron_zagreus.checkpoints.starting_weights import find_starting_weights
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.config.checks import check_world_size
@@ -22,6 +22,7 @@ from nanotron_zagreus.data.mixture import Mixture, open_mixture
 from nanotron_zagreus.engine.launch import rank
 from nanotron_zagreus.errors import InputError, VerificationError
 from nanotron_zagreus.training.resume_point import ResumePoint, find_resume_point
+from nanotron_zagreus.training.start_notices import start_notices
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Start:
     """The step's folder whose weights a fresh run takes."""
     mixture: Mixture
     """The run's data, from the resume point on."""
+    notices: tuple[str, ...] = ()
+    """What the user should know; one rank's, for all have the same."""
 
 
 def check_before_start(config: Config, num_ranks: int) -> Start:
@@ -44,7 +47,8 @@ def check_before_start(config: Config, num_ranks: int) -> Start:
         num_ranks: ranks of the launch, on all nodes.
 
     Raises:
-        InputError: wrong launch, missing package, unfit checkpoint, weights or data, a folder that cannot be written.
+        InputError: wrong launch, missing package, unfit checkpoint, weights or data, a vocabulary that could not be
+            converted, a folder that cannot be written.
         VerificationError: the checkpoint's descriptions are damaged, and no older one is wanted instead.
     """
     check_world_size(config, num_ranks)
@@ -53,17 +57,22 @@ def check_before_start(config: Config, num_ranks: int) -> Start:
     check_unclaimed(root)
     if (restored := restore_replaced(root)) and rank() == 0:
         print(f"zagreus: {root}: a save was interrupted, the steps {restored} are back as they were", file=sys.stderr)
-    resume, is_damaged = _resume_point(config)
-    if config.checkpoints.resume_checkpoint_path is None and layout.list_steps(root):
-        _refuse_overwriting(config)
+    resume, is_damaged = find_checkpoint(config)
+    refuse_overwriting(config)
     weights = None if resume is not None or is_damaged else find_starting_weights(config)
+    notices = start_notices(config, goes_on=resume is not None or is_damaged) if rank() == 0 else ()
     mixture = open_mixture(config, progress=resume.data_state if resume else None)
     _check_writable(root)
-    return Start(resume, weights, mixture)
+    return Start(resume, weights, mixture, notices)
 
 
-def _resume_point(config: Config) -> tuple[ResumePoint | None, bool]:
-    """Return the checkpoint to go on from, or None, and whether it is damaged and an older one will do."""
+def find_checkpoint(config: Config) -> tuple[ResumePoint | None, bool]:
+    """Return the checkpoint to go on from, or None, and whether it is damaged and an older one will do.
+
+    Raises:
+        InputError: as `find_resume_point` does, unless an older one will do.
+        VerificationError: likewise.
+    """
     try:
         return find_resume_point(config), False
     except (InputError, VerificationError, OSError) as error:
@@ -89,12 +98,21 @@ def _check_extras(config: Config) -> None:
             )
 
 
-def _refuse_overwriting(config: Config) -> None:
+def refuse_overwriting(config: Config) -> None:
+    """Refuse a run that does not resume and whose folder holds steps, those included that are to get their names back.
+
+    Raises:
+        InputError: naming them.
+    """
     root = config.checkpoints.checkpoints_path
-    raise InputError(
-        f"checkpoints.checkpoints_path: {root} already holds the steps {layout.list_steps(root)}, and the run does not "
-        "resume; set checkpoints.resume_checkpoint_path: auto to go on, or choose another folder"
-    )
+    if config.checkpoints.resume_checkpoint_path is not None:
+        return
+    if steps := sorted({*layout.list_steps(root), *steps_set_aside(root)}):
+        raise InputError(
+            f"checkpoints.checkpoints_path: {root} already holds the steps {steps}, and the run does not resume; set "
+            "checkpoints.resume_checkpoint_path: auto to go on (jobs of `zagreus slurm` do so by themselves), or "
+            "choose another folder"
+        )
 
 
 def _check_writable(root: Path) -> None:

@@ -63,7 +63,7 @@ def _train(config: Config, start: Start, *, is_leader: bool, show_samples_every:
     assert begun is not None, "no rank refused"
     mixture, weights = begun
     agree_on_weights(weights)
-    notices = resume_notices(config, resume) if resume is not None and is_leader else []
+    notices = [*start.notices, *(resume_notices(config, resume) if resume is not None and is_leader else [])]
     with recorded_start(
         config.checkpoints.checkpoints_path,
         step=resume.step if resume else 0,

@@ -40,7 +40,8 @@ def queue(cluster: SlurmCluster) -> str:
 
 def test_the_published_run_on_eight_by_eight_gpus_is_accepted(cluster_of_eight: Login) -> None:
     change_site(cluster_of_eight, time_limit="4-00:00:00", cpus_per_node=32)
-    checked = cluster_of_eight.zagreus("slurm", "check", *PUBLISHED)
+    checked = cluster_of_eight.zagreus("slurm", "check", *PUBLISHED, code=2)
+    assert "obstacle data_stages: 10 of 10 folders" in checked.stderr
     assert "Slurm accepts it: Job" in checked.stdout
     assert "on nodes n[1-8] in partition main" in checked.stdout
     assert "256 processors" in checked.stdout

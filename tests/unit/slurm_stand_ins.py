@@ -23,12 +23,16 @@ class SlurmClients:
         self.queue.write_text("")
         self._calls = folder / "calls"
         self._refused = folder / "refused"
+        self._trials = folder / "trials"
+        self._trials.write_text("")
         note = f'echo "${{0##*/}} $*" >>{self._calls}'
         write_program(
             folder,
             "sbatch",
             f"""{note}
-            if [ "$1" = --test-only ]; then cat >/dev/null; echo "sbatch: Job 1 to start at once" >&2; exit; fi
+            if [ "$1" = --test-only ]; then
+              script=$(cat); . {self._trials}; echo "sbatch: Job 1 to start at once" >&2; exit
+            fi
             refused=$(cat {self._refused} 2>/dev/null || echo nothing)
             case "$*" in *"$refused"*) echo "sbatch: error: limit" >&2; exit 1;; esac
             echo $((11 + $(wc -l <{self.queue}))) | tee -a {self.queue}""",
@@ -39,6 +43,10 @@ class SlurmClients:
     def refuse(self, script: str) -> None:
         """Make sbatch refuse scripts of this name, though not when it is only tried."""
         self._refused.write_text(script)
+
+    def answer_trials(self, body: str) -> None:
+        """Make sbatch run ``body``, which finds the job's text in $script, whenever a script is only tried."""
+        self._trials.write_text(f"{body}\n")
 
     def calls(self, program: str) -> list[str]:
         """Return what a program was called with so far, one text a call."""

@@ -15,6 +15,7 @@ from nanotron_zagreus.config import load_config
 from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.training import run as training_run
 from tests.integration.tiny_runs import tiny_config, write_config
+from tests.unit.checkpoint_fixtures import write_descriptions
 from tests.unit.conversion_fixtures import TINY, nanotron_config
 
 ARCH = replace(
@@ -129,8 +130,8 @@ def test_check_refuses_another_model_and_only_remarks_a_missing_one(
 
 def test_a_run_that_goes_on_does_not_look_at_its_start_again(tmp_path: Path) -> None:
     start = write_start(tmp_path / "start", rope_theta=5e5)
-    (tmp_path / "checkpoints/5").mkdir(parents=True)
     file = write_run(tmp_path, start, checkpoints__resume_checkpoint_path="auto")
+    write_descriptions(load_config(file), 5)
     assert run(["check", "--config-file", str(file)]) == 0
 
 

@@ -15,8 +15,10 @@ from nanotron_zagreus.config import Config, dump_config
 from nanotron_zagreus.slurm.jobs import Chain, TextSource
 from nanotron_zagreus.slurm.run_plan import make_run_plan
 from nanotron_zagreus.slurm.site import Site
+from tests.unit.checkpoint_fixtures import write_descriptions
 from tests.unit.data_fixtures import make_config, write_source
 
+AUTO = {"resume_checkpoint_path": "auto"}
 SITE = Site(account="mii", partition="boost", time_limit="1-00:00:00", venv="/opt/venv", hf_home=None)
 
 
@@ -99,16 +101,18 @@ def test_data_that_jobs_before_the_training_write_is_not_judged(configure: Calla
     assert "times" not in obstacles(config, Chain(after=("4711",)))
 
 
-def test_how_often_a_run_that_goes_on_repeats_its_data_is_left_to_its_checkpoint(
+def test_how_often_a_run_that_goes_on_repeats_its_data_follows_from_its_checkpoint(
     configure: Callable[..., Config],
 ) -> None:
-    """Its steps so far may have drawn less, with another global batch."""
-    config = configure(zagreus={"max_source_epochs": 4}, checkpoints={"resume_checkpoint_path": "auto"})
+    """Its ten steps so far drew less, with another global batch: 5 passes instead of 8."""
+    zagreus = {"max_source_epochs": 6, "accept_changed_batch": True}
+    config = configure(zagreus=zagreus, checkpoints=AUTO)
     assert check(config) == 2
-    (Path("checkpoints") / "10").mkdir(parents=True)
+    write_descriptions(configure(tokens={"micro_batch_size": 1}), 10)
     assert check(config) == 0
+    assert check(configure(zagreus={**zagreus, "max_source_epochs": 4}, checkpoints=AUTO)) == 2
     assert "times" not in obstacles(config)
-    fresh = configure(zagreus={"max_source_epochs": 4})
+    fresh = configure(zagreus=zagreus)
     assert check(fresh) == 2
     assert "times" not in obstacles(fresh), "a job resumes by itself"
     assert check(vocabulary(config, 50)) == 2

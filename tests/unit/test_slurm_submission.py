@@ -196,12 +196,53 @@ def test_an_input_may_hold_an_equals_sign(desk: Desk) -> None:
 
 def test_more_requeues_than_the_site_allows_are_refused_with_both_numbers(desk: Desk) -> None:
     slow = ("--tokens-per-second-per-gpu", "1000")
-    error = desk.slurm_command("check", *slow)[1]
+    error = desk.slurm_command("check", *slow, code=2)[1]
     assert "(max_requeues: 20)" in error
     assert "max_requeues: 20, but the run is expected to requeue 94 times" in error
     assert "not submitted: max_requeues: 20" in desk.submit(*slow, code=2)[1]
     desk.site(max_requeues=94)
     desk.submit(*slow)
+
+
+def test_a_check_fails_on_what_a_job_would_fail_on(desk: Desk) -> None:
+    """`zagreus slurm check … && zagreus slurm submit …` must not go on; what Slurm says is printed all the same."""
+    out, _ = desk.slurm_command("check", *CHAIN)
+    assert "Slurm accepts it" in out
+    desk.site(venv="/nonexistent/venv")
+    (desk.folder / FOLDERS[0] / "00000_unshuffled.ds").unlink()
+    out, error = desk.slurm_command("check", *CHAIN, code=2)
+    assert "Slurm accepts it" in out and "evaluate: " in out
+    assert "/nonexistent/venv" in error and "1 hold no .ds file" in error
+    assert "2 obstacles" in error.splitlines()[-1]
+    desk.slurm_command("render")
+
+
+def test_a_check_says_of_every_job_whether_slurm_refuses_it(desk: Desk) -> None:
+    desk.slurm.answer_trials("case $script in *CONVERT_OPTIONS=*) echo no such account >&2; exit 1;; esac")
+    out, error = desk.slurm_command("check", *CHAIN, code=2)
+    assert "Slurm accepts it" in out and "evaluate: " in out and "convert: " not in out
+    assert "convert job: Slurm refuses it: no such account" in error
+    assert "1 job that Slurm refuses" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "allocation failure: Unable to contact slurm controller (connect failure)",
+        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+        "sbatch: fatal: Could not establish a configuration source",
+        "sbatch: error: Batch job submission failed: Protocol authentication error",
+    ],
+)
+def test_a_controller_that_does_not_answer_refuses_nothing(answer: str, desk: Desk) -> None:
+    desk.slurm.answer_trials(f"echo '{answer}' >&2; exit 1")
+    for command in ("check", "submit"):
+        _, error = desk.slurm_command(command, code=1)
+        assert "could not be asked" in error and answer.rpartition(": ")[2] in error
+        assert "refuses" not in error
+    desk.site(venv="/nonexistent/venv")
+    _, error = desk.slurm_command("check", code=2)
+    assert "/nonexistent/venv" in error and "could not be asked" in error
 
 
 def test_a_rendered_script_says_what_it_needs_and_can_be_written_with_it(desk: Desk) -> None:

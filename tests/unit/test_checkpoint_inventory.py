@@ -1,0 +1,60 @@
+"""`zagreus checkpoints` takes a step's folder for what it is, wherever a folder of steps is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nanotron_zagreus.checkpoints.layout import write_latest
+from nanotron_zagreus.cli.app import run
+from tests.unit.test_checkpoint_manifest import make_checkpoint
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of the steps 5 and 10, the latest; the working folder is its parent."""
+    monkeypatch.chdir(tmp_path)
+    for step in (5, 10):
+        make_checkpoint(tmp_path / "ck" / str(step), {"step": step})
+    write_latest(tmp_path / "ck", 10)
+    return Path("ck")
+
+
+def listed(folder: str, capsys: pytest.CaptureFixture[str]) -> list[tuple[int, bool, str]]:
+    capsys.readouterr()
+    assert run(["checkpoints", "list", folder, "--json"]) == 0
+    return [(row["step"], row["latest"], row["state"]) for row in json.loads(capsys.readouterr().out)]
+
+
+def test_one_step_is_listed_as_a_row_of_its_own(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert listed("ck", capsys) == [(5, False, "whole"), (10, True, "whole")]
+    assert listed("ck/5", capsys) == [(5, False, "whole")]
+    assert listed("ck/10/", capsys) == [(10, True, "whole")]
+    (root / "5" / "model_config.json").unlink()
+    ((step, _, state),) = listed("ck/5", capsys)
+    assert step == 5 and "damaged" in state
+    monkeypatch.chdir(root / "10")
+    assert listed(".", capsys) == [(10, True, "whole")]
+
+
+def test_a_checkpoint_without_a_step_is_no_folder_of_them(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "10").rename("imported")
+    assert run(["checkpoints", "list", "imported"]) == 2
+    error = capsys.readouterr().err
+    assert "imported" in error and "one checkpoint" in error and "zagreus checkpoints verify imported" in error
+
+
+def test_pruning_one_step_names_the_folder_to_prune(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["checkpoints", "prune", "ck/10", "--keep-last", "1", "--yes"]) == 2
+    error = capsys.readouterr().err
+    assert "ck/10" in error and "step 10" in error and "give ck" in error
+    assert sorted(path.name for path in root.iterdir()) == ["10", "5", "latest.txt"]
+
+
+def test_a_folder_without_steps_is_said_to_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["checkpoints", "list", str(tmp_path)]) == 0
+    assert "no saved step" in capsys.readouterr().out
