@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.metadata
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.liger_loss import use_liger
 from nanotron_zagreus.config import Config, load_config_text
 from nanotron_zagreus.config.parsing import to_plain
 from nanotron_zagreus.data.batch import MicroBatch, engine_batch
@@ -41,6 +43,7 @@ OURS: dict[str, dict[str, Any]] = {
     "ours": {"zagreus": {"compile_blocks": True}},
     "ours, blocks not compiled": {"zagreus": {"compile_blocks": False}},
     "ours, plain cross entropy": {"zagreus": {"compile_blocks": True, "cross_entropy": "plain"}},
+    "ours, Liger's cross entropy": {"zagreus": {"compile_blocks": True}, "benchmark": "Liger"},
     "ours, attention as torch prefers": {"zagreus": {"compile_blocks": True, "attention": "sdpa"}},
     "ours, gradients one by one": {"zagreus": {"compile_blocks": True}, "benchmark": "gradients one by one"},
     "ours, AdamW not fused": {
@@ -88,6 +91,8 @@ def build_ours(config: Config, variant: str | None) -> tuple[Step, Any]:
     trainer = ZagreusTrainer(config)
     if variant == "gradients one by one":
         _restore_engine_gradients(trainer)
+    if variant == "Liger":
+        use_liger(trainer)
     data, count = batches(config, trainer.device), itertools.count(1)
     return lambda: trainer.run_step(next(count), data), trainer  # type: ignore[return-value]
 
@@ -196,10 +201,13 @@ def is_compiled(side: str, config: Config) -> tuple[str, bool]:
     from nanotron_zagreus.model.logits_chunk import compiled_regions
 
     blocks_meant = config.zagreus.compile_blocks
-    chunks_meant = config.zagreus.cross_entropy == "chunked" and torch.cuda.is_available()
+    by_liger = OURS[side].get("benchmark") == "Liger"
+    chunks_meant = config.zagreus.cross_entropy == "chunked" and torch.cuda.is_available() and not by_liger
     blocks = blocks_meant and not compiled_layer().is_eager
     chunks = chunks_meant and not any(region.is_eager for region in compiled_regions())
     text = f"blocks {'compiled' if blocks else 'uncompiled'}"
     if chunks_meant:
         text += f", loss {'compiled' if chunks else 'uncompiled'}"
+    if by_liger:
+        text += f", loss by Liger {importlib.metadata.version('liger-kernel')}"
     return text, blocks == blocks_meant and chunks == chunks_meant

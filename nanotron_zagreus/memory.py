@@ -42,6 +42,8 @@ class MemoryEstimate:
     """What the decoder blocks keep for the backward pass."""
     logits: int
     """The output head's: logits, what the cross entropy makes of them, and gradients waiting for the backward pass."""
+    workspace: int
+    """What a decoder block's backward pass works in, as far as the head's logits, which are gone then, took less."""
 
     @property
     def total(self) -> int:
@@ -74,6 +76,7 @@ def _estimate_rank(config: Config, pp_rank: int) -> MemoryEstimate:
         optimizer_moments=2 * num_parameters * moment_bytes // replicas,
         activations=_activation_bytes(config, pp_rank),
         logits=_logits_bytes(config) if pp_rank == config.parallelism.pp - 1 else 0,
+        workspace=_workspace_bytes(config, pp_rank),
     )
 
 
@@ -188,6 +191,18 @@ def _activation_bytes(config: Config, pp_rank: int) -> int:
     return math.ceil(_micro_batches_in_flight(config, pp_rank) * num_tokens * kept)
 
 
+def _workspace_bytes(config: Config, pp_rank: int) -> int:
+    """Count what a block's backward pass makes and gives back: around SwiGLU, its fullest moment.
+
+    The gradients of gate, up and their product, the product, and three hidden states.
+    """
+    model, tokens, dtype_bytes = config.model.model_config, config.tokens, _DTYPE_BYTES[config.model.dtype]
+    num_tokens = tokens.micro_batch_size * tokens.sequence_length
+    made = num_tokens * dtype_bytes * (4 * model.intermediate_size + 3 * model.hidden_size) // config.parallelism.tp
+    is_last = pp_rank == config.parallelism.pp - 1
+    return max(0, made - (_chunk_bytes(config) if is_last else 0))
+
+
 def _micro_batches_in_flight(config: Config, pp_rank: int) -> int:
     """Count the micro-batches whose activations a pipeline rank holds at once (Narayanan et al., arXiv:2104.04473)."""
     accumulation, pp = config.tokens.batch_accumulation_per_replica, config.parallelism.pp
@@ -209,7 +224,14 @@ def _logits_bytes(config: Config) -> int:
     columns = math.ceil(config.padded_vocab_size / config.parallelism.tp)
     if config.zagreus.cross_entropy == "plain":
         return num_tokens * columns * 2 * (dtype_bytes + _FP32_BYTES)
-    rows = min(num_tokens, _ROWS_PER_CHUNK)
     waiting = config.model.model_config.hidden_size * (columns * _FP32_BYTES + num_tokens * dtype_bytes)
     in_flight = _micro_batches_in_flight(config, config.parallelism.pp - 1)
-    return rows * columns * dtype_bytes + in_flight * waiting
+    return _chunk_bytes(config) + in_flight * waiting
+
+
+def _chunk_bytes(config: Config) -> int:
+    """Count the logits that exist at once in model.dtype."""
+    rows = config.tokens.micro_batch_size * config.tokens.sequence_length
+    if config.zagreus.cross_entropy == "chunked":
+        rows = min(rows, _ROWS_PER_CHUNK)
+    return rows * math.ceil(config.padded_vocab_size / config.parallelism.tp) * _DTYPE_BYTES[config.model.dtype]

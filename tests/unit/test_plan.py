@@ -223,6 +223,9 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
     plain = estimate_memory(edited(zagreus__cross_entropy="plain"))
     assert plain.logits == 4 * 4096 * 128_256 * 2 * (2 + 4) > 8 * whole.logits
 
+    # A chunk's logits are more than what a block works in, until micro-batches grow.
+    assert whole.workspace == 0 < estimate_memory(edited(tokens__micro_batch_size=24)).workspace
+
     uncompiled = estimate_memory(edited(zagreus__compile_blocks=False))
     assert uncompiled.activations > 2 * whole.activations
     assert estimate_memory(edited(zagreus__compile_blocks=True)) == whole  # what auto means on a GPU
