@@ -101,11 +101,9 @@ def make_buckets(config: Config, backward_seconds: float) -> list[Bucket]:
     """Return DistributedDataParallel's buckets: a bucket is full once it reaches `model.ddp_bucket_cap_mb`.
 
     Gradients come in the backward pass's order: an untied head at its start, then layer after layer in equal time,
-    the embedding's, tied or not, at its end. Under ZeRO 1 with fp32 accumulation all are reduced together after it.
+    the embedding's, tied or not, at its end.
     """
     model, dtype_bytes = config.model.model_config, DTYPE_BYTES[config.model.dtype]
-    if _reduces_after_backward(config):
-        return [Bucket(num_parameters=_count(config), ready_seconds=backward_seconds)]
     layers = model.num_hidden_layers
     gradients = [] if model.tie_word_embeddings else [(_embedding_parameters(config), 0.0)]
     gradients.append((model.hidden_size, 0.0))
@@ -145,10 +143,6 @@ def _backward_seconds(config: Config, micro_batch_seconds: float) -> float:
     flops = count_flops_per_token(config.model.model_config, config.tokens.sequence_length)
     layers = micro_batch_seconds * (1 - flops.output_head / flops.causal)
     return layers * (3 / 4 if config.parallelism.recompute_layer else 2 / 3)
-
-
-def _reduces_after_backward(config: Config) -> bool:
-    return bool(config.optimizer.zero_stage) and config.optimizer.accumulate_grad_in_fp32
 
 
 def _embedding_parameters(config: Config) -> int:

@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 def build_training_model(model_builder: Callable[[], Any], config: Any, parallel_context: Any) -> Any:
     """Return the model with uninitialised parameters, wrapped for data parallelism where that is needed.
 
-    Under ZeRO-1 with gradients accumulated in fp32 there is no wrapper: the trainer reduces the accumulated
-    gradients itself. Upstream main wraps there too (trainer.py:1093 misses a parenthesis) and then raises
-    NotImplementedError in the backward pass (gradient_accumulator.py:355).
+    Replicas are wrapped under ZeRO-1 too, so that gradients travel while the backward pass goes on. Upstream 0.4 does
+    not do so there when it accumulates in fp32 (trainer.py:609), for its hook would divide the sums; ours does not
+    (`gradient_reduction`).
 
     Args:
         model_builder: builds the model; called with the engine's default device and dtype set.
@@ -25,8 +25,7 @@ def build_training_model(model_builder: Callable[[], Any], config: Any, parallel
     """
     model = build_model(parallel_context=parallel_context, dtype=config.model.dtype, model_builder=model_builder)
     mark_tied_parameters(model=model, parallel_context=parallel_context, parallel_config=config.parallelism)
-    reduces_itself = config.optimizer.accumulate_grad_in_fp32 and config.optimizer.zero_stage > 0
-    if parallel_context.dp_pg.size() > 1 and not reduces_itself:
+    if parallel_context.dp_pg.size() > 1:
         check_model_has_grad(model=model, parallel_context=parallel_context)
         # The model has no buffers that DDP would have to broadcast. Gradients that are views of DDP's buckets are
         # neither kept twice nor copied there and back.

@@ -1,4 +1,4 @@
-"""Average gradients over replicas while the backward pass goes on, or all at once where it cannot be done meanwhile.
+"""Average gradients over replicas while the backward pass goes on.
 
 Gradients are accumulated in fp32, and the optimizer reads fp32. They travel in fp32 too, or in bf16: half the traffic,
 at the price of rounding each sum to 8 bits. The engine's own hook (gradient_accumulator.py, `get_fp32_accum_hook`)
@@ -31,16 +31,6 @@ def reducing_buckets(get_group: Callable[[], Any], *, in_bf16: bool) -> Iterator
     start = _start_in_bf16 if in_bf16 else _start_in_fp32
     with mock.patch.object(helpers, "get_fp32_accum_hook", lambda *_, **__: _make_hook(get_group, start)):
         yield
-
-
-def reduce_all_in_bf16(accumulator: Any, group: Any) -> None:
-    """Average the accumulator's whole fp32 buffer over ``group``, rounded to bf16 on the way."""
-    if group.size() == 1:
-        return
-    buffer = accumulator._contiguous_fp32_grad_buffer
-    rounded = buffer.to(torch.bfloat16)
-    distributed.all_reduce(rounded, op=distributed.ReduceOp.AVG, group=group)
-    buffer.copy_(rounded)
 
 
 def _make_hook(get_group: Callable[[], Any], start: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,6 @@ import torch
 from nanotron import distributed as dist
 from nanotron import logging
 from nanotron.logging import log_rank
-from nanotron.parallel.data_parallel.utils import sync_gradients_across_dp
 from nanotron.parallel.tied_parameters import sync_tied_weights_gradients
 from nanotron.trainer import DistributedTrainer
 from torch.nn.parallel import DistributedDataParallel
@@ -32,7 +31,7 @@ from nanotron_zagreus.model.zagreus import ZagreusForTraining
 from nanotron_zagreus.training.attention import agree_on_attention
 from nanotron_zagreus.training.building import build_training_model
 from nanotron_zagreus.training.figures import FiguresRead, StepFigures
-from nanotron_zagreus.training.gradient_reduction import reduce_all_in_bf16, reducing_buckets
+from nanotron_zagreus.training.gradient_reduction import reducing_buckets
 from nanotron_zagreus.training.gradients import accumulate_together, clip_gradients
 from nanotron_zagreus.training.guards import NonFiniteGuard
 from nanotron_zagreus.training.loading import load_optimizer, load_weights
@@ -66,7 +65,8 @@ class ZagreusTrainer(DistributedTrainer):
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         )
         self.engine = current()
-        our_hook = reducing_buckets(lambda: self.parallel_context.dp_pg, in_bf16=self._reduces_in_bf16)
+        in_bf16 = run.zagreus.gradient_reduction == "bfloat16"
+        our_hook = reducing_buckets(lambda: self.parallel_context.dp_pg, in_bf16=in_bf16)
         with cuda_as_cpu(), our_hook, engine_config_file(self.engine.translate(run)) as path:
             options = self.engine.config_options(ZagreusConfig)
             super().__init__(str(path), model_class=ZagreusForTraining, **options)
@@ -218,10 +218,6 @@ class ZagreusTrainer(DistributedTrainer):
         )
 
     @property
-    def _reduces_in_bf16(self) -> bool:
-        return self.run.zagreus.gradient_reduction == "bfloat16"
-
-    @property
     def has_last_stage(self) -> bool:
         """Whether this rank is in the pipeline stage that computes the loss."""
         return dist.get_rank(self.parallel_context.pp_pg) == self.unwrapped_model.output_pp_rank
@@ -263,19 +259,8 @@ class ZagreusTrainer(DistributedTrainer):
 
     def _reduce_gradients(self) -> None:
         """Bring gradients to the same value on all replicas and all copies of tied weights."""
-        if isinstance(self.model, DistributedDataParallel):
-            if self.grad_accumulator is not None:
-                self.grad_accumulator.fp32_grads_allreduce_handle.wait()
-        elif self._reduces_in_bf16:
-            reduce_all_in_bf16(self.grad_accumulator, self.parallel_context.dp_pg)
-        else:
-            sync_gradients_across_dp(
-                module=self.model,
-                dp_pg=self.parallel_context.dp_pg,
-                reduce_op=dist.ReduceOp.AVG,
-                reduce_scatter=False,
-                grad_accumulator=self.grad_accumulator,
-            )
+        if isinstance(self.model, DistributedDataParallel) and self.grad_accumulator is not None:
+            self.grad_accumulator.fp32_grads_allreduce_handle.wait()
         sync_tied_weights_gradients(
             module=self.unwrapped_model,
             parallel_context=self.parallel_context,
