@@ -51,6 +51,7 @@ cudaError_t cudaMalloc(void **memory, size_t size)
 }
 
 cudaError_t cudaFree(void *memory) { return take_back(memory); }
+
 cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags)
 {
     return (*memory = give_out(size + 1, 0)) ? cudaSuccess : cudaErrorMemoryAllocation;
