@@ -6,6 +6,7 @@ norms, rotation, SwiGLU and residuals fused, and as its parameters are inputs, o
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -55,8 +56,7 @@ class RegionalCompile:
             if self._has_worked or not _is_of_the_compiler(error):
                 raise
             self._compiled = None
-            reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
-            logger.warning("%s run uncompiled, for they cannot be compiled here (%s)", self._what, reason)
+            _warn_once(self._what, " ".join(line.strip() for line in str(error).strip().splitlines()[:2]))
             return self._function(*arguments)
         self._has_worked = True
         return out
@@ -82,6 +82,13 @@ def lean_inductor(graph: Any, inputs: Any) -> Any:
 def _known(config: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Return those of ``options`` that this release of torch has: they come and go."""
     return {name: value for name, value in options.items() if hasattr(config, name)}
+
+
+@functools.cache
+def _warn_once(what: str, reason: str) -> None:
+    """Warn on this rank, which may be the only one; several regions can fail for one reason."""
+    text = "%s run uncompiled, slower and with more memory, for they cannot be compiled here (%s)"
+    logger.warning(text, what, reason)
 
 
 def _is_of_the_compiler(error: Exception) -> bool:
