@@ -103,6 +103,7 @@ def _restore_engine_gradients(trainer: Any) -> None:
 
     for name in ("backward", "zero_grad", "step"):
         delattr(trainer.grad_accumulator, name)
+    trainer.grad_accumulator.is_empty = False
     trainer.grad_accumulator.zero_grad()
 
     def clip(loss: torch.Tensor | None) -> torch.Tensor:
@@ -200,7 +201,7 @@ def is_compiled(side: str, config: Config) -> tuple[str, bool]:
     from nanotron_zagreus.model.decoder import compiled_layer
     from nanotron_zagreus.model.logits_chunk import compiled_regions
 
-    blocks_meant = config.zagreus.compile_blocks
+    blocks_meant = config.compiles_blocks("cuda" if torch.cuda.is_available() else "cpu")
     by_liger = OURS[side].get("benchmark") == "Liger"
     chunks_meant = config.zagreus.cross_entropy == "chunked" and torch.cuda.is_available() and not by_liger
     blocks = blocks_meant and not compiled_layer().is_eager

@@ -31,7 +31,8 @@ class MemoryEstimate:
     parameters: int
     """In model.dtype."""
     gradients: int
-    """In model.dtype, whole at the end of a backward pass; where DistributedDataParallel reduces them, its buckets."""
+    """In model.dtype, whole at the end of a backward pass: between replicas in DistributedDataParallel's buckets, which
+    stay, and in micro-batches after which nothing travels beside them."""
     fp32_gradients: int
     """Accumulated gradients, with accumulate_grad_in_fp32."""
     fp32_parameters: int
@@ -63,6 +64,7 @@ def estimate_memory(config: Config) -> MemoryEstimate:
 def _estimate_rank(config: Config, pp_rank: int) -> MemoryEstimate:
     """Return the bytes on the GPUs of one pipeline rank."""
     optimizer, dp = config.optimizer, config.parallelism.dp
+    accumulation = config.tokens.batch_accumulation_per_replica
     num_parameters = _num_parameters(config, pp_rank)
     dtype_bytes = _DTYPE_BYTES[config.model.dtype]
     in_fp32 = optimizer.accumulate_grad_in_fp32
@@ -70,7 +72,7 @@ def _estimate_rank(config: Config, pp_rank: int) -> MemoryEstimate:
     moment_bytes = _FP32_BYTES if in_fp32 else dtype_bytes
     return MemoryEstimate(
         parameters=num_parameters * dtype_bytes,
-        gradients=num_parameters * dtype_bytes,
+        gradients=num_parameters * dtype_bytes * (2 if dp > 1 and accumulation > 1 else 1),
         fp32_gradients=num_parameters * _FP32_BYTES if in_fp32 else 0,
         fp32_parameters=num_parameters * _FP32_BYTES // replicas if in_fp32 else 0,
         optimizer_moments=2 * num_parameters * moment_bytes // replicas,
@@ -170,9 +172,10 @@ def _activation_bytes(config: Config, pp_rank: int) -> int:
     """Count what the blocks keep per token, in the manner of Korthikanti et al. (arXiv:2205.05198), section 4.
 
     Kept per token and block by `model/`: queries and keys after the rotation, values, the attention's output, gate and
-    up. Compiled blocks keep besides only their input and what the attention adds to it. Uncompiled ones keep at each of
-    the two norms the input in fp32, the normalised input and the output, and SiLU of gate and its product with up. The
-    attention keeps no scores.
+    up. Compiled blocks keep besides only their input and what the attention adds to it; they are counted so where they
+    are meant to be, and a warning says where they could not be compiled. Uncompiled ones keep at each of the two norms
+    the input in fp32, the normalised input and the output, and SiLU of gate and its product with up. The attention
+    keeps no scores.
     """
     model, parallelism, tokens = config.model.model_config, config.parallelism, config.tokens
     dtype_bytes = _DTYPE_BYTES[config.model.dtype]
@@ -214,16 +217,16 @@ def _micro_batches_in_flight(config: Config, pp_rank: int) -> int:
 def _logits_bytes(config: Config) -> int:
     """Count what `model/`'s output head holds at its peak on a GPU.
 
-    Plain: all tokens' logits in model.dtype, their log-softmax and its gradient in fp32, and the gradient in
-    model.dtype. Chunked: one chunk's logits in model.dtype, which become their own gradient in place, and per
-    micro-batch in flight the gradients that wait: of the weight in fp32, of the hidden states in model.dtype. Where the
-    chunks cannot be compiled (a warning says so), fp32 copies of one come on top.
+    Plain, in the backward pass: all tokens' logits and their gradient in model.dtype, log-softmax and its gradient in
+    fp32; in fp32 one of these is another. Chunked: one chunk's logits in model.dtype, which become their own gradient
+    in place, and per micro-batch in flight the gradients that wait: of the weight in fp32, of the hidden states in
+    model.dtype. Where the chunks cannot be compiled (a warning says so), fp32 copies of one come on top.
     """
     tokens, dtype_bytes = config.tokens, _DTYPE_BYTES[config.model.dtype]
     num_tokens = tokens.micro_batch_size * tokens.sequence_length
     columns = math.ceil(config.padded_vocab_size / config.parallelism.tp)
     if config.zagreus.cross_entropy == "plain":
-        return num_tokens * columns * 2 * (dtype_bytes + _FP32_BYTES)
+        return num_tokens * columns * min(2 * (dtype_bytes + _FP32_BYTES), 3 * _FP32_BYTES)
     waiting = config.model.model_config.hidden_size * (columns * _FP32_BYTES + num_tokens * dtype_bytes)
     in_flight = _micro_batches_in_flight(config, config.parallelism.pp - 1)
     return _chunk_bytes(config) + in_flight * waiting

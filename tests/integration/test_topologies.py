@@ -14,6 +14,7 @@ BFLOAT16 = {"model__dtype": "bfloat16", "optimizer__accumulate_grad_in_fp32": Tr
 DP2 = {"parallelism__dp": 2, "tokens__batch_accumulation_per_replica": 2}
 TP2 = {"parallelism__tp": 2}
 PP2 = {"parallelism__pp": 2}
+CHECKED = {"general__ignore_sanity_checks": False}
 REDUCED = {"zagreus__gradient_reduction": "bfloat16"}
 UNTIED = {"model__model_config__tie_word_embeddings": False}
 DOCUMENTS = {
@@ -44,6 +45,8 @@ LAYOUTS = {
     "dp2-bf16": ("bf16", {**BFLOAT16, **DP2}),
     "dp2-bf16-zero1": ("bf16", {**BFLOAT16, **DP2, "optimizer__zero_stage": 1}),
     "tp2-bf16": ("bf16", {**BFLOAT16, **TP2}),
+    "dp2-bf16-checked": ("bf16", {**BFLOAT16, **DP2, **CHECKED}),
+    "pp2-bf16-checked": ("bf16", {**BFLOAT16, **PP2, **CHECKED}),
     "dp2-reduced-in-bf16": ("bf16", {**BFLOAT16, **DP2, **REDUCED}),
     "dp2-reduced-in-bf16-zero1": ("bf16", {**BFLOAT16, **DP2, **REDUCED, "optimizer__zero_stage": 1}),
     "dp2-documents": ("documents", {**DOCUMENTS, **DP2}),

@@ -99,6 +99,10 @@ MISTAKES = {
         ),
         ["zagreus.compile_blocks", "tp 5", "false"],
     ),
+    "neither of two kinds": (
+        edited(zagreus={"compile_blocks": "yes"}),
+        ["zagreus.compile_blocks: got 'yes' (str), expected true or false or one of 'auto'"],
+    ),
     "negative warmup": (
         edited(optimizer__learning_rate_scheduler__lr_warmup_steps=-1),
         ["lr_warmup_steps", "-1", ">= 0"],

@@ -202,6 +202,11 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
     assert whole.fp32_parameters == whole.fp32_gradients == 4 * parameters
     assert whole.optimizer_moments == 8 * parameters
 
+    # Micro-batches whose gradients do not travel make them beside the buckets.
+    twice = estimate_memory(edited(tokens__batch_accumulation_per_replica=2))
+    assert twice.gradients == 2 * whole.gradients == 4 * parameters
+    assert estimate_memory(edited(tokens__batch_accumulation_per_replica=2, parallelism__dp=1)) == whole
+
     zero = estimate_memory(edited(optimizer__zero_stage=1))
     assert zero.optimizer_moments == 8 * parameters // 64
 
@@ -222,6 +227,8 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
 
     plain = estimate_memory(edited(zagreus__cross_entropy="plain"))
     assert plain.logits == 4 * 4096 * 128_256 * 2 * (2 + 4) > 8 * whole.logits
+    exact = edited(zagreus__cross_entropy="plain", model__dtype="float32", optimizer__accumulate_grad_in_fp32=False)
+    assert estimate_memory(exact).logits == plain.logits
 
     # A chunk's logits are more than what a block works in, until micro-batches grow.
     assert whole.workspace == 0 < estimate_memory(edited(tokens__micro_batch_size=24)).workspace
