@@ -60,6 +60,9 @@ def serve(connection: Connection, side: str, tiny: bool, micro_batch_size: int, 
             connection.send(_run(step, trainer, num_steps, by_part))
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _run(step: Any, trainer: Any, num_steps: int, by_part: bool) -> Timing:

@@ -26,36 +26,37 @@ class RegionalCompile:
         what: str = "zagreus.compile_blocks: blocks",
         backend: str | Callable[..., Any] | None = None,
     ) -> None:
-        """Compile nothing yet: torch does so at the first call.
+        """Leave torch's compiler alone until the first call.
+
+        It notes which functions are torch's own when it is first asked for anything, and the engine has others in their
+        place while a model is built (models/base.py:249 of 0.4): graphs would break at `torch.ones` ever after.
 
         Args:
             function: works on tensors of the same shapes at every call, or of two or three in turn.
             what: names it in the warning.
             backend: torch.compile's; None: :func:`lean_inductor`.
         """
-        self._function, self._what = function, what
-        # Else a region inside DistributedDataParallel is cut where its first bucket ends, which is there to start
-        # reducing early in a whole model compiled as one; regions end often enough by themselves.
-        torch._dynamo.config.optimize_ddp = False
-        # Static shapes: a run's never change, and general code for any shape is slower.
-        backend = backend or lean_inductor
-        self._compiled: Callable[..., Any] | None = torch.compile(function, backend=backend, dynamic=False)
+        self._function, self._what, self._backend = function, what, backend or lean_inductor
+        self._compiled: Callable[..., Any] | None = None
         self._has_worked = False
-
-    @property
-    def is_eager(self) -> bool:
+        self.is_eager = False
         """Whether compiling failed."""
-        return self._compiled is None
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._compiled is None:
+        if self.is_eager:
             return self._function(*arguments)
+        if self._compiled is None:
+            # Else a region inside DistributedDataParallel is cut where its first bucket ends, which is there to start
+            # reducing early in a whole model compiled as one; regions end often enough by themselves.
+            torch._dynamo.config.optimize_ddp = False
+            # Static shapes: a run's never change, and general code for any shape is slower.
+            self._compiled = torch.compile(self._function, backend=self._backend, dynamic=False)
         try:
             out = self._compiled(*arguments)
         except Exception as error:
             if self._has_worked or not _is_of_the_compiler(error):
                 raise
-            self._compiled = None
+            self.is_eager = True
             _warn_once(self._what, " ".join(line.strip() for line in str(error).strip().splitlines()[:2]))
             return self._function(*arguments)
         self._has_worked = True

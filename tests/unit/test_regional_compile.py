@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -123,6 +125,28 @@ def test_a_layer_that_is_wrapped_for_data_parallelism_is_still_one_graph(engine:
     wrapped = DistributedDataParallel(layer)
     wrapped(torch.randn(BATCH, SEQUENCE, 64, requires_grad=True)).sum().backward()
     assert counter.frame_count == 1
+
+
+IN_THE_ENGINE_S_CONTEXT = """
+from nanotron_zagreus.engine.bringup import bring_up
+bring_up()
+import torch
+from nanotron.models.base import init_on_device_and_dtype
+from nanotron_zagreus.model.regional_compile import RegionalCompile
+graphs = []
+def backend(graph, inputs):
+    graphs.append(graph)
+    return graph
+with init_on_device_and_dtype(device=torch.device("cpu"), dtype=torch.float32):
+    run = RegionalCompile(lambda x: x + torch.ones(3), backend=backend)
+run(torch.zeros(3))
+print(len(graphs), "ones" in graphs[0].code)
+"""
+
+
+def test_a_region_made_while_the_engine_builds_a_model_knows_torch_s_functions() -> None:
+    done = subprocess.run([sys.executable, "-c", IN_THE_ENGINE_S_CONTEXT], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["1", "True"], done.stderr
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
