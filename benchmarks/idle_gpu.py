@@ -2,6 +2,7 @@
 
     python -m benchmarks.idle_gpu                      the sides of benchmarks/train_step.py at the published shape
     python -m benchmarks.idle_gpu --sides ours "stock nanotron" --micro-batch-size 8
+    python -m benchmarks.idle_gpu --run run_train.py --config-file tiny.yaml
 
 Run it by a Python that has torch's CUDA build (release 2.13 with CUDA 13: `pip install torch==2.13.0` from PyPI) beside
 what the project needs; gcc and nm are used too. A library that stands for the CUDA driver, the runtime, cuBLAS and NCCL
@@ -11,7 +12,8 @@ makes of the layers for an H100, by Triton down to machine code.
 
 Printed per side: the peak of what torch's allocator had given out, the part of it that is the run's state, kernels a
 step, and how often a step made the host wait for the device. No speed, and no figure of memory that a kernel takes
-inside a library (cuDNN does not run here; FlashAttention serves all sides).
+inside a library (cuDNN does not run here; FlashAttention serves all sides). `--run` gives the device to any Python
+program of one rank, to see whether its way on CUDA holds; what that computes means nothing.
 """
 
 from __future__ import annotations
@@ -94,6 +96,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", nargs="*", default=others, choices=others, metavar="SIDE", help="; ".join(others))
     parser.add_argument("--micro-batch-size", type=int, default=4)
+    parser.add_argument(
+        "--run", nargs=argparse.REMAINDER, metavar="PROGRAM", help="a Python file or -m module, arguments"
+    )
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -104,6 +109,10 @@ def main() -> None:
         sys.exit(
             f"idle_gpu: torch {torch.__version__} is a build without CUDA; run this by a Python that has one with it"
         )
+    if arguments.run:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, *arguments.run]
+            sys.exit(subprocess.run(command, env=_environment(build_library(Path(folder))), check=False).returncode)
     print(f"torch {torch.__version__}, micro-batch {arguments.micro_batch_size} x 4096\n")
     columns = ("side", "attention", "compiled", "peak memory", "of it the run's state", "kernels", "host waits")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
@@ -113,12 +122,15 @@ def main() -> None:
             print(_row(side, arguments.micro_batch_size, library), flush=True)
 
 
+def _environment(library: Path) -> dict[str, str]:
+    return os.environ | {"LD_PRELOAD": str(library), "TRITON_LIBCUDA_PATH": str(library.parent), "WORLD_SIZE": "1"}
+
+
 def _row(side: str, micro_batch_size: int, library: Path) -> str:
     command = [sys.executable, "-m", "benchmarks.idle_gpu", "--worker", side, str(library)]
-    environment = {"LD_PRELOAD": str(library), "TRITON_LIBCUDA_PATH": str(library.parent), "WORLD_SIZE": "1"}
     done = subprocess.run(
         [*command, "--micro-batch-size", str(micro_batch_size)],
-        env=os.environ | environment,
+        env=_environment(library),
         capture_output=True,
         text=True,
         check=False,
