@@ -35,23 +35,28 @@ def check(
 ) -> None:
     """Check a configuration and print what it would train, without starting anything.
 
-    Exit code 2 names what is wrong, with the data too once all its folders are here, and with the checkpoint that the
-    run would go on from. Notices are about what is legal but perhaps not meant.
+    Exit code 2 names what is wrong, with the data too once all its folders are here, and, below the plan, with the
+    checkpoint that the run would go on from. Notices are about what is legal but perhaps not meant.
 
     Example: `zagreus check --config-file smollm2/zagreus_350M_por.yaml --network-gbits 400 --gpus-per-node 4`
     """
     from nanotron_zagreus.communication import Network
     from nanotron_zagreus.config import load_config
     from nanotron_zagreus.config.checks import check_world_size
+    from nanotron_zagreus.errors import InputError, VerificationError
     from nanotron_zagreus.plan import make_plan
     from nanotron_zagreus.resources import find_config
-    from nanotron_zagreus.training.outlook import look_ahead
+    from nanotron_zagreus.training.outlook import Outlook, look_ahead
 
     file = find_config(config_file).resolve()
     config = load_config(file)
     if world_size is not None:
         check_world_size(config, world_size)
-    outlook = look_ahead(config)
+    refusal: InputError | VerificationError | None = None
+    try:
+        outlook = look_ahead(config)
+    except (InputError, VerificationError) as error:
+        outlook, refusal = Outlook(text="refused, see below"), error
     network, rate = None, None
     if network_gbits is not None:
         network = Network(gigabits_per_second=network_gbits, gpus_per_node=gpus_per_node)
@@ -60,9 +65,11 @@ def check(
     plan = replace(plan, machine_notices=(*plan.machine_notices, *outlook.notices))
     if as_json:
         print(json.dumps({"config_file": str(file)} | plan.as_data() | {"start": outlook.as_data()}, indent=2))
-        return
-    rows = [("start", outlook.text), ("config", str(file)), _engine_row(config)]
-    _print_plan(plan, [*rows, *([] if network is None else _network_rows(plan, network, rate))])
+    else:
+        rows = [("start", outlook.text), ("config", str(file)), _engine_row(config)]
+        _print_plan(plan, [*rows, *([] if network is None else _network_rows(plan, network, rate))])
+    if refusal is not None:
+        raise refusal
 
 
 def _rate(config: Config, given: float | None) -> float:

@@ -11,6 +11,7 @@ import typer
 from nanotron_zagreus.cli.launch_options import LaunchOptions, with_launch_options
 
 if TYPE_CHECKING:
+    from nanotron_zagreus.config import Config
     from nanotron_zagreus.slurm.jobs import Chain
     from nanotron_zagreus.slurm.run_plan import RunPlan
 
@@ -142,7 +143,7 @@ def _plan(launch: LaunchOptions) -> RunPlan:
     if launch.time is not None:
         others = cluster.time_limit_without_gpus
         cluster = dataclasses.replace(cluster, time_limit=launch.time, cpu_time_limit=others)
-    return make_run_plan(
+    plan = make_run_plan(
         config,
         cluster,
         nodes=launch.nodes,
@@ -152,6 +153,26 @@ def _plan(launch: LaunchOptions) -> RunPlan:
         rate=launch.rate,
         lead=launch.lead,
     )
+    refused = None if chain.after or chain.sources else _refused_start(config)
+    if refused is None or refused in plan.obstacles:
+        return plan
+    return dataclasses.replace(plan, obstacles=(*plan.obstacles, refused))
+
+
+def _refused_start(config: Config) -> str | None:
+    """Say what the training would refuse to begin with; a job goes on by itself, whatever the configuration says."""
+    import dataclasses
+
+    from nanotron_zagreus.errors import InputError, VerificationError
+    from nanotron_zagreus.slurm.jobs import AUTO
+    from nanotron_zagreus.training.outlook import look_ahead
+
+    checkpoints = dataclasses.replace(config.checkpoints, resume_checkpoint_path=AUTO)
+    try:
+        look_ahead(dataclasses.replace(config, checkpoints=checkpoints))
+    except (InputError, VerificationError, OSError) as error:
+        return str(error)
+    return None
 
 
 def _chain(launch: LaunchOptions) -> Chain:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.config.model import ExistingCheckpointSection
 from nanotron_zagreus.config.sections import Config
 from nanotron_zagreus.conversion.tokenizer_files import TokenizerFiles, read_tokenizer
 from nanotron_zagreus.conversion.vocabulary import conflicting_special_tokens
@@ -36,10 +37,11 @@ def conversion_prospects(config: Config, *, goes_on: bool) -> list[str]:
 
     Args:
         config: the run.
-        goes_on: it goes on from a checkpoint, whose vocabulary is what it is: only tell what would be refused.
+        goes_on: it goes on from a checkpoint, whose vocabulary is what it is, as is that of weights to start from:
+            only tell what would be refused.
 
     Raises:
-        InputError: conversion would refuse the model with every option, and the run is a new one.
+        InputError: conversion would refuse model and tokenizer with every option, and the weights are yet to be made.
     """
     records = _records(config)
     try:
@@ -51,12 +53,12 @@ def conversion_prospects(config: Config, *, goes_on: bool) -> list[str]:
     rows, notices = config.model.model_config.vocab_size, []
     if known.num_tokens > rows:
         text = (
-            f"model.model_config.vocab_size: got {rows}, but {known.origin}, and `zagreus convert` takes no model with "
-            "fewer rows than tokens"
+            f"model.model_config.vocab_size: got {rows}, but {known.origin}, and `zagreus convert` takes no tokenizer "
+            "with more tokens than the model has rows"
         )
-        if not goes_on:
+        if not (goes_on or isinstance(config.model.init_method, ExistingCheckpointSection)):
             raise InputError(f"{text}; set it to {known.num_tokens}, which no resumed run can")
-        notices.append(text)
+        notices.append(f"{text}; convert with one that lacks the others")
     elif known.num_tokens < rows:
         notices.append(
             f"model.model_config.vocab_size: got {rows}, but {known.origin}; if the other rows are meant, "

@@ -15,6 +15,9 @@ from nanotron_zagreus.notices import missing_checkpoints, missing_data, missing_
 from nanotron_zagreus.slurm.duration import RunEstimate
 from nanotron_zagreus.slurm.jobs import AUTO, Chain, Launch
 
+_MENDING_OPTIONS = {"--vocab-size", "--special-tokens"}
+"""Options of `zagreus convert` that `conversion.prospects` advises."""
+
 
 def check_launch(config: Config, nodes: int, gpus_per_node: int) -> None:
     """Refuse a number of GPUs that is not dp x tp x pp, and a resume that a requeue could not repeat."""
@@ -49,7 +52,7 @@ def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str,
     found = [
         None if chain.after else missing_data(config, but=[source.output for source in chain.sources]),
         None if chain.after or chain.sources else _unfit_data(config),
-        _unconvertible(config),
+        *_unconvertible(config, chain),
         missing_tokenizer(config, hf_home) if site.offline else None,
         missing_checkpoints(config),
         *(_missing_text(source.input, offline=site.offline) for source in chain.sources),
@@ -75,13 +78,16 @@ def _unfit_data(config: Config) -> str | None:
     return None
 
 
-def _unconvertible(config: Config) -> str | None:
-    """Say that a job would refuse to begin a model that no conversion could take."""
+def _unconvertible(config: Config, chain: Chain) -> list[str]:
+    """Say what a job would refuse to begin for no conversion could take it, and which options the conversion lacks."""
     try:
-        conversion_prospects(config, goes_on=bool(list_steps(config.checkpoints.checkpoints_path)))
+        texts = conversion_prospects(config, goes_on=bool(list_steps(config.checkpoints.checkpoints_path)))
     except InputError as error:
-        return str(error)
-    return None
+        return [str(error)]
+    if chain.hf_folder is None:
+        return []
+    given = {word.partition("=")[0] for word in chain.convert_options.split()}
+    return [f"--convert: {text}" for text in texts if not any(name in text for name in given & _MENDING_OPTIONS)]
 
 
 def _missing_text(text: str, *, offline: bool) -> str | None:

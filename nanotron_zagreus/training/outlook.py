@@ -1,4 +1,4 @@
-"""Where a run would begin, as far as this machine can tell, for `zagreus check`: nothing on disk is changed.
+"""Where a run would begin, as far as this machine can tell, for `zagreus check`; no checkpoint is changed.
 
 Refuses what the launch would refuse about its checkpoints, weights and data. What is not on this machine is not judged:
 a configuration may be checked on another one than it trains on, and while its run is going.
@@ -6,16 +6,19 @@ a configuration may be checked on another one than it trains on, and while its r
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints.claim import current_holder
+from nanotron_zagreus.checkpoints.layout import list_steps
+from nanotron_zagreus.checkpoints.manifest import verify
 from nanotron_zagreus.checkpoints.recovery import steps_set_aside
 from nanotron_zagreus.checkpoints.starting_weights import find_starting_weights
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.config.model import ExistingCheckpointSection
 from nanotron_zagreus.data.mixture import open_mixture
-from nanotron_zagreus.errors import InputError, VerificationError
+from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 from nanotron_zagreus.notices import missing_data
 from nanotron_zagreus.training.preflight import find_checkpoint, refuse_overwriting
 from nanotron_zagreus.training.resume_notices import resume_notices
@@ -55,7 +58,9 @@ def look_ahead(config: Config) -> Outlook:
     holder = current_holder(root)
     if holder is None:  # or it is this configuration's own run that has saved these steps
         refuse_overwriting(config)
-    if wanted is not None and str(wanted) != "auto" and not wanted.exists():
+    if wanted is None and holder is not None and list_steps(root):
+        outlook = _unknown(config, "has begun already, perhaps by this configuration, which resumes nothing")
+    elif wanted is not None and str(wanted) != "auto" and not wanted.exists():
         outlook = _unknown(config, f"goes on from {wanted}, which is not here")
     elif wanted is not None and (set_aside := steps_set_aside(root)):
         outlook = _unknown(config, f"a save was interrupted: the run brings back the steps {set_aside}, then looks")
@@ -74,9 +79,14 @@ def _checkpoint(config: Config) -> tuple[ResumePoint | None, str | None]:
     One that does not fit is refused: so will the launch, unless it finds damage in bytes that are not read here.
     """
     if not config.zagreus.checkpoints.fallback_to_newest_sound:
-        return find_checkpoint(config)[0], None
+        point = find_checkpoint(config)[0]
+        if point is not None:
+            _check_sizes(point)
+        return point, None
     try:
         point = wanted_point(config)
+        if point is not None:
+            _check_sizes(point)
     except (InputError, VerificationError, OSError) as error:
         if not older_steps(config)[1]:
             raise
@@ -84,6 +94,12 @@ def _checkpoint(config: Config) -> tuple[ResumePoint | None, str | None]:
     if point is not None:
         check_fits(config, point)
     return point, None
+
+
+def _check_sizes(point: ResumePoint) -> None:
+    """Refuse a checkpoint with a file that is missing or of another size; the run reads every byte."""
+    with contextlib.suppress(MissingInputError):  # no manifest: not for this check to judge
+        verify(point.folder, hashes=False)
 
 
 def _unknown(config: Config, text: str) -> Outlook:

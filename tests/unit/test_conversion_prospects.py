@@ -15,6 +15,7 @@ from nanotron_zagreus.conversion.prospects import conversion_prospects
 from nanotron_zagreus.conversion.tokenizer_files import find_tokenizer
 from nanotron_zagreus.conversion.vocabulary import check_special_tokens, fit_vocabulary
 from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.slurm.jobs import Chain
 from nanotron_zagreus.slurm.run_plan import make_run_plan
 from nanotron_zagreus.slurm.site import Site
 from nanotron_zagreus.training.preflight import check_before_start
@@ -72,6 +73,13 @@ def test_more_tokens_than_rows_are_refused_for_conversion_has_no_way_out(configu
             goes_ahead()
 
 
+def test_weights_with_too_few_rows_are_told_not_stopped(configure: Callable[..., Config]) -> None:
+    """Their rows are what they are, and another tokenizer may convert what comes of them."""
+    config = configure(vocab_size=130, model={"init_method": {"path": "imported"}})
+    (notice,) = conversion_prospects(config, goes_on=False)
+    assert "got 130" in notice and "131 tokens" in notice
+
+
 def test_a_run_that_goes_on_with_too_few_rows_is_told_not_stopped(configure: Callable[..., Config]) -> None:
     config = configure(vocab_size=130, checkpoints={"resume_checkpoint_path": "auto"})
     write_descriptions(config, 10)
@@ -127,6 +135,20 @@ def test_a_job_that_would_start_with_too_few_rows_is_not_queued(configure: Calla
     assert "131" not in obstacles(configure(vocab_size=136))
     write_descriptions(configure(vocab_size=130), 10)
     assert "131" not in obstacles(configure(vocab_size=130)), "the job goes on"
+
+
+def test_a_conversion_that_lacks_an_option_is_not_queued(configure: Callable[..., Config]) -> None:
+    site = Site(account="mii", partition="boost", time_limit="1-00:00:00", venv="/opt/venv", hf_home=None)
+
+    def obstacles(options: str) -> str:
+        config, chain = configure(vocab_size=136, eos=2), Chain(hf_folder=Path("hf"), convert_options=options)
+        plan = make_run_plan(config, site, nodes=1, gpus_per_node=1, folder=Path("jobs"), chain=chain)
+        return "\n".join(plan.obstacles)
+
+    assert "--convert: " in obstacles("") and "--vocab-size 136" in obstacles("")
+    some = obstacles("--vocab-size=136")
+    assert "--vocab-size 136" not in some and "--special-tokens" in some
+    assert "--convert: " not in obstacles("--special-tokens config --vocab-size 136")
 
 
 def test_check_tells_all_of_it(configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from nanotron_zagreus.cli.app import run
-from nanotron_zagreus.config import dump_config, load_config
+from nanotron_zagreus.config import dump_config, load_config, load_config_text
+from tests.unit.checkpoint_fixtures import write_descriptions
 from tests.unit.data_fixtures import write_shard
 from tests.unit.slurm_stand_ins import SlurmClients
 
@@ -215,6 +217,16 @@ def test_a_check_fails_on_what_a_job_would_fail_on(desk: Desk) -> None:
     assert "/nonexistent/venv" in error and "1 hold no .ds file" in error
     assert "2 obstacles" in error.splitlines()[-1]
     desk.slurm_command("render")
+
+
+def test_a_check_judges_what_the_job_would_begin_with(desk: Desk) -> None:
+    config = load_config_text((desk.folder / "run.yaml").read_text(), origin="test")
+    folder = write_descriptions(config, config.tokens.train_steps + 1)
+    error = desk.slurm_command("check", code=2)[1]
+    assert "train_steps" in error and "1 obstacle" in error.splitlines()[-1]
+    assert "train_steps" in desk.submit(code=2)[1]
+    shutil.rmtree(folder.parent)
+    desk.slurm_command("check")
 
 
 def test_a_check_says_of_every_job_whether_slurm_refuses_it(desk: Desk) -> None:

@@ -86,6 +86,20 @@ def test_a_run_that_would_overwrite_is_refused(configure: Callable[..., Config],
     assert "already holds the steps [10]" in error and "resume_checkpoint_path: auto" in error
 
 
+def test_the_plan_is_printed_whatever_is_refused_of_the_start(
+    configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_descriptions(configure(), 10)
+    Path("run.yaml").write_text(dump_config(configure()))
+    assert run(["check", "--config-file", "run.yaml"]) == 2
+    printed = capsys.readouterr()
+    assert "parameters" in printed.out and "  start " in printed.out and "refused" in printed.out
+    assert "already holds" in printed.err
+    assert run(["check", "--config-file", "run.yaml", "--json"]) == 2
+    start = json.loads(capsys.readouterr().out)["start"]
+    assert start["first_step"] is None and "refused" in start["text"]
+
+
 def test_what_a_resume_refuses_is_refused(configure: Callable[..., Config], check: Callable[..., str]) -> None:
     write_descriptions(configure(), 10)
     assert "train_steps" in check(configure(checkpoints=AUTO, tokens={"train_steps": 9}), code=2)
@@ -126,6 +140,18 @@ def test_damaged_descriptions_fail_the_check_as_they_fail_the_run(
     assert "newest sound step before the wanted one" in check(falling_back)
 
 
+def test_a_file_that_was_cut_short_fails_the_check_as_it_fails_the_run(
+    configure: Callable[..., Config], check: Callable[..., str]
+) -> None:
+    folder = write_descriptions(configure(), 10)
+    for name in ("model_config.json", "checkpoint_metadata.json"):
+        (folder / name).write_text((folder / name).read_text() + " ")
+    assert "damaged" in check(configure(checkpoints=AUTO), code=3)
+    falling_back = configure(checkpoints=AUTO, zagreus={"checkpoints": {"fallback_to_newest_sound": True}})
+    Path("checkpoints/5").mkdir()
+    assert "newest sound step before the wanted one" in check(falling_back)
+
+
 def test_a_named_checkpoint_that_is_not_here_is_not_judged(
     configure: Callable[..., Config], check: Callable[..., str]
 ) -> None:
@@ -147,7 +173,8 @@ def test_a_configuration_whose_run_is_going_is_checked(
 ) -> None:
     write_descriptions(configure(), 10)
     with claimed(Path("checkpoints")):
-        assert "a run is writing there now (process" in check(configure())
+        row = check(configure())
+        assert "a run is writing there now (process" in row and "random weights" not in row
         row = check(configure(checkpoints=AUTO))
         assert "resumes after step 10" in row and "a run is writing there now" in row
     assert "writing" not in check(configure(checkpoints=AUTO))
