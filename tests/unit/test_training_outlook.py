@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanotron_zagreus.checkpoints.claim import claimed
+from nanotron_zagreus.checkpoints.manifest import FileRecord, read_manifest, write_manifest
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import Config, dump_config
 from tests.unit.checkpoint_fixtures import write_descriptions
@@ -144,9 +145,14 @@ def test_a_file_that_was_cut_short_fails_the_check_as_it_fails_the_run(
     configure: Callable[..., Config], check: Callable[..., str]
 ) -> None:
     folder = write_descriptions(configure(), 10)
-    for name in ("model_config.json", "checkpoint_metadata.json"):
-        (folder / name).write_text((folder / name).read_text() + " ")
-    assert "damaged" in check(configure(checkpoints=AUTO), code=3)
+    content = read_manifest(folder)
+    files = [FileRecord(**record) for record in content["files"]]
+    (folder / "model").mkdir()
+    (folder / "model" / "weights.safetensors").write_bytes(b"short")
+    files.append(FileRecord(path="model/weights.safetensors", bytes=500, sha256="0" * 64))
+    facts = {name: content[name] for name in ("step", "consumed_samples", "topology", "data")}
+    write_manifest(folder, files, facts)
+    assert "weights.safetensors" in check(configure(checkpoints=AUTO), code=3)
     falling_back = configure(checkpoints=AUTO, zagreus={"checkpoints": {"fallback_to_newest_sound": True}})
     Path("checkpoints/5").mkdir()
     assert "newest sound step before the wanted one" in check(falling_back)
