@@ -120,6 +120,12 @@ def _check_writable(root: Path) -> None:
 
     A folder that does not exist yet is tried in the first parent that does: a refused run leaves nothing behind.
     """
+    for folder in (root, *root.absolute().parents):
+        if folder.is_symlink() and not folder.exists():
+            raise InputError(
+                f"checkpoints.checkpoints_path: {folder} is a link to {folder.readlink()}, which does not exist; make "
+                "that folder, or name another"
+            )
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     probe = existing / f".probe-{os.uname().nodename}-{os.getpid()}"
     try:
