@@ -31,6 +31,7 @@ _KINDS: dict[str, type] = {
 }  # fmt: skip
 """What the model card and a push read, sections before what stands in them."""
 _KIND_NAMES: dict[type, str] = {str: "text", dict: "a mapping", list: "a list"}
+_AGAIN = "convert the checkpoint again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +169,9 @@ def _check_kinds(record: dict[str, Any], path: Path) -> None:
         value = ((record.get(section) or {}) if section else record).get(key)
         if not isinstance(value, kind) and (value is not None or name in _REQUIRED):
             got = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else repr(value)
-            raise InputError(f"{path}: {name}: got {got}, expected {_KIND_NAMES[kind]}; convert the checkpoint again")
+            raise InputError(f"{path}: {name}: got {got}, expected {_KIND_NAMES[kind]}; {_AGAIN}")
+    for file in record["weights"]:
+        if not isinstance(file, dict) or not all(isinstance(file.get(key), str) for key in ("name", "sha256")):
+            raise InputError(f"{path}: weights: got {file!r}, expected name and sha256 of files; {_AGAIN}")
     if record["dtype"] not in TORCH_NAMES:
-        raise InputError(
-            f"{path}: dtype: got {record['dtype']!r}, expected one of {', '.join(TORCH_NAMES)}; "
-            "convert the checkpoint again"
-        )
+        raise InputError(f"{path}: dtype: got {record['dtype']!r}, expected one of {', '.join(TORCH_NAMES)}; {_AGAIN}")

@@ -174,6 +174,8 @@ def test_a_checkpoint_s_weights_are_hashed_once_for_all_its_results(
         ("training", {"tokenizer": {"a": 1}}, "training.tokenizer: got a mapping, expected text"),
         ("card", {"model_name": ["a"]}, "card.model_name: got a list, expected text"),
         ("weights", {"a": 1}, "weights: got a mapping, expected a list"),
+        ("weights", ["a"], "weights: got 'a', expected"),
+        ("weights", [{"name": ["a"], "sha256": "b"}], "weights: got {'name': ['a'], 'sha256': 'b'}, expected"),
     ],
 )
 def test_a_record_edited_into_something_else_is_one_clear_error(
