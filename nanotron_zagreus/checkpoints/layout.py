@@ -8,6 +8,7 @@
     <root>/STOP, <root>/SAVE               requests to the running trainer
     <root>/outcome.json                    how the last run ended
     <root>/.claim                          locked by the run that writes here
+    <root>/slurm_job                       the Slurm job that trains here, or was the last to
 
 Text read from disk is never trusted as a path: a step is digits, and nothing else.
 """
@@ -31,6 +32,8 @@ STOP_FILE = "STOP"
 SAVE_FILE = "SAVE"
 OUTCOME_FILE = "outcome.json"
 CLAIM_FILE = ".claim"
+JOB_FILE = "slurm_job"
+"""Number of the Slurm job that trains here, or was the last to; `slurm/train.sbatch` writes it when it starts."""
 METRICS_FILE = "metrics.jsonl"
 
 _STEP = re.compile(r"[0-9]{1,12}")

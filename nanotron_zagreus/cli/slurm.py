@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nanotron_zagreus.slurm.jobs import Chain
     from nanotron_zagreus.slurm.run_plan import RunPlan
 
+_NO_SPACES = "values here cannot hold spaces"
+
 
 def register(app: typer.Typer) -> None:
     """Add `slurm` and its subcommands to ``app``."""
@@ -217,8 +219,9 @@ def _check_passed_options(launch: LaunchOptions) -> None:
     before, after = (_parse_options("evaluate", evaluate, own, text) for text in ("", launch.evaluate_options))
     for name, option in set_here.items():
         if after[name] != before[name]:
+            spaces = f", and {_NO_SPACES}" if name == "paths" else ""
             raise InputError(
-                f"--evaluate-options: got {launch.evaluate_options!r}: {option} sets the evaluation's {name}"
+                f"--evaluate-options: got {launch.evaluate_options!r}: {option} sets the evaluation's {name}{spaces}"
             )
 
 
@@ -226,6 +229,8 @@ def _parse_options(name: str, function: Callable[..., None], own: list[str], tex
     """Return the values of a command's parameters, given the arguments of the job's script and those in ``text``."""
     from nanotron_zagreus.errors import InputError
 
+    if "--help" in text.split():
+        raise InputError(f"--{name}-options: got {text!r}: --help runs nothing; see `zagreus {name} --help`")
     app = typer.Typer(add_completion=False)
     app.command()(function)
     try:
@@ -233,7 +238,8 @@ def _parse_options(name: str, function: Callable[..., None], own: list[str], tex
             return context.params
     except Exception as error:  # a usage error; its class is click's or typer's own, depending on typer's version
         reason = getattr(error, "message", None) or f"{type(error).__name__}, see `zagreus {name} --help`"
-        raise InputError(f"--{name}-options: got {text!r}: {reason}") from error
+        spaces = f"; {_NO_SPACES}" if "unexpected extra argument" in reason else ""
+        raise InputError(f"--{name}-options: got {text!r}: {reason}{spaces}") from error
 
 
 def _say(plan: RunPlan) -> None:

@@ -6,15 +6,16 @@ model scored, or what nothing tells the model of, is left out and named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.checkpoints.layout import is_step_folder
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
-from nanotron_zagreus.conversion.record import last_part
+from nanotron_zagreus.conversion.record import last_part, public_name
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 
 _NOT_METRICS = ("alias", "name", "sample_len")
@@ -75,15 +76,17 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
     if not files:
         raise MissingInputError(f"{path}: no results*.json under it; give the folder that lm-eval wrote to")
     scores: dict[tuple[str, str], Score] = {}
-    foreign: dict[str, None] = {}
+    foreign: dict[str, str] = {}  # what each is called here -> what may be published of it
+    digest_of = cache(_digest)  # many results are often one checkpoint's, and its files may be large
     for file in files:
         data = read_json(file)
         results = data.get("results")
         if not isinstance(results, dict):
             raise InputError(f"{file}: no `results` in it; expected a result file of lm-eval")
         name, step = _model_of(data)
-        if not _is_same(model, name, step):
-            foreign[name or f"a model that {file.name} does not name"] = None
+        if not _is_same(model, name, step, digest_of):
+            unnamed = f"a model that {file.name} does not name"
+            foreign[name or unnamed] = public_name(name) if name else unnamed
             continue
         for task, metrics in results.items():
             if isinstance(metrics, dict):
@@ -91,7 +94,7 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
     if not scores and foreign:
         raise InputError(f"{path}: no results of {model.names[0]}, only of {_some(foreign)}; give its own results")
     # Kept in what is published: without the paths of this machine.
-    others = [last_part(name) if Path(name).is_absolute() else name for name in foreign]
+    others = dict.fromkeys(foreign.values())
     notices = [f"{last_part(path)}: results of {_some(others)} left out: another model's"] if foreign else []
     return sorted(scores.values(), key=lambda score: (score.task, score.metric)), notices
 
@@ -110,7 +113,9 @@ def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
     return (name if isinstance(name, str) else None), (step if isinstance(step, int) else None)
 
 
-def _is_same(model: EvaluatedModel, name: str | None, step: int | None) -> bool:
+def _is_same(
+    model: EvaluatedModel, name: str | None, step: int | None, digest_of: Callable[[Path], str | None]
+) -> bool:
     """Tell whether a result file's model is ``model``.
 
     Steps decide first. A checkpoint that exists here must have the very weights that the model was made from, where
@@ -120,7 +125,7 @@ def _is_same(model: EvaluatedModel, name: str | None, step: int | None) -> bool:
     if name is None or (step is not None and model.step is not None and step != model.step):
         return False
     if model.checkpoint_sha256 and is_step_folder(Path(name)):
-        return _has_weights(Path(name), model.checkpoint_sha256)
+        return digest_of(Path(name).resolve()) == model.checkpoint_sha256
     if name in model.names:
         return True
     if Path(name).exists():
@@ -128,11 +133,11 @@ def _is_same(model: EvaluatedModel, name: str | None, step: int | None) -> bool:
     return Path(name).name in {Path(own).name for own in model.names}
 
 
-def _has_weights(checkpoint: Path, digest: str) -> bool:
+def _digest(checkpoint: Path) -> str | None:
     try:
-        return weights_digest(checkpoint) == digest
+        return weights_digest(checkpoint)
     except (InputError, VerificationError):  # its manifest cannot be used: nothing tells that it is the same
-        return False
+        return None
 
 
 def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> list[Score]:

@@ -21,7 +21,7 @@ from nanotron_zagreus.conversion.card_template import CARD_TEMPLATE
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
 from nanotron_zagreus.conversion.eval_scores import Score
 from nanotron_zagreus.conversion.hf_config import json_text
-from nanotron_zagreus.conversion.record import RECORD_FILE, read_conversion_record
+from nanotron_zagreus.conversion.record import RECORD_FILE, is_hub_id, read_conversion_record
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 CARD_FILE = "README.md"
@@ -187,7 +187,7 @@ def _card_data(name: str, details: CardDetails, scores: Sequence[Score]) -> Any:
 
 def _tokenizer_note(used: str, trained: str | None, weights_license: str | None) -> str | None:
     """Return what to say when the tokenizer comes from somebody else's repository, which is not ours to license."""
-    name = next((name for name in (used, trained) if name and _is_hub_id(name)), None)
+    name = next((name for name in (used, trained) if name and is_hub_id(name)), None)
     if name is None:
         return None
     weights = f"The weights are released under `{weights_license}`. " if weights_license else ""
@@ -196,10 +196,6 @@ def _tokenizer_note(used: str, trained: str | None, weights_license: str | None)
         f"{weights}The tokenizer files come from `{name}` and stay under that repository's licence{terms}; "
         "the licence of the weights does not cover them."
     )
-
-
-def _is_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def _show(value: Any) -> str:

@@ -7,18 +7,31 @@ where they lay: paths tell of users and clusters, and nobody else could follow t
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.checkpoints.layout import CONVERSION_FILE
+from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
 from nanotron_zagreus.errors import InputError
 
 if TYPE_CHECKING:
     from nanotron_zagreus.conversion.verify import Verification
 
 RECORD_FILE = CONVERSION_FILE
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+_REQUIRED = ("checkpoint", "weights", "architecture", "dtype", "tokenizer")
+_KINDS: dict[str, type] = {
+    "checkpoint": str, "checkpoint_sha256": str, "dtype": str, "tokenizer": str, "started_from": str,
+    "architecture": dict, "weights": list, "training": dict, "training.run": str, "training.tokenizer": str,
+    "card": dict, "card.model_name": str,
+}  # fmt: skip
+"""What the model card and a push read, sections before what stands in them."""
+_KIND_NAMES: dict[type, str] = {str: "text", dict: "a mapping", list: "a list"}
+_AGAIN = "convert the checkpoint again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +130,18 @@ class ConversionRecord:
 def last_part(path: str | Path) -> str:
     """Return the name of a file or folder here, which is what may be published of its path."""
     # Links are not followed: what a link in the hub's cache points to is called by a hash.
-    return Path(os.path.normpath(Path.cwd() / Path(path).expanduser())).name
+    # os.path: `Path.expanduser` raises on the home of a user whom this machine does not know.
+    return Path(os.path.normpath(Path.cwd() / os.path.expanduser(path))).name  # noqa: PTH111
+
+
+def is_hub_id(name: str) -> bool:
+    """Tell whether ``name`` is `owner/name` on the hub, with or without a revision, and no path here."""
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
+def public_name(name: str) -> str:
+    """Return what may be published of a hub id or path: a hub id as it is, of a path the last part."""
+    return name if is_hub_id(name) else last_part(name)
 
 
 def read_conversion_record(folder: Path) -> dict[str, Any]:
@@ -125,13 +149,29 @@ def read_conversion_record(folder: Path) -> dict[str, Any]:
 
     Raises:
         MissingInputError: the folder has none.
-        InputError: it is the record of something else.
+        InputError: it is the record of something else, or was edited into something that is none.
     """
     record = read_json(folder / RECORD_FILE)
-    missing = [name for name in ("checkpoint", "weights", "architecture", "dtype", "tokenizer") if name not in record]
+    missing = [name for name in _REQUIRED if name not in record]
     if missing:
         kind = "of an imported checkpoint" if "source" in record else f"without {missing[0]!r}"
         raise InputError(
             f"{folder / RECORD_FILE}: a record {kind}; give the Hugging Face folder that `zagreus convert` made"
         )
+    _check_kinds(record, folder / RECORD_FILE)
     return record
+
+
+def _check_kinds(record: dict[str, Any], path: Path) -> None:
+    """Refuse a record in which something else stands where a text, a mapping or a list is read."""
+    for name, kind in _KINDS.items():
+        section, _, key = name.rpartition(".")
+        value = ((record.get(section) or {}) if section else record).get(key)
+        if not isinstance(value, kind) and (value is not None or name in _REQUIRED):
+            got = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else repr(value)
+            raise InputError(f"{path}: {name}: got {got}, expected {_KIND_NAMES[kind]}; {_AGAIN}")
+    for file in record["weights"]:
+        if not isinstance(file, dict) or not all(isinstance(file.get(key), str) for key in ("name", "sha256")):
+            raise InputError(f"{path}: weights: got {file!r}, expected name and sha256 of files; {_AGAIN}")
+    if record["dtype"] not in TORCH_NAMES:
+        raise InputError(f"{path}: dtype: got {record['dtype']!r}, expected one of {', '.join(TORCH_NAMES)}; {_AGAIN}")

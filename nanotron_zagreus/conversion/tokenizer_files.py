@@ -14,7 +14,7 @@ from typing import Any
 
 from nanotron_zagreus.checkpoints.architecture import Architecture, read_json
 from nanotron_zagreus.conversion.hf_config import write_json
-from nanotron_zagreus.conversion.record import last_part
+from nanotron_zagreus.conversion.record import public_name
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.file_hash import hash_file
 from nanotron_zagreus.tokenizer_lookup import CONFIG_FILE, MAIN_FILE, LocatedTokenizer, locate_tokenizer
@@ -42,7 +42,7 @@ class TokenizerFiles:
     @property
     def public_name(self) -> str:
         """Its hub id, or the name of the folder or file that it was read from."""
-        return last_part(self.name) if Path(self.name).expanduser().exists() else self.name
+        return public_name(self.name)
 
     @property
     def sha256(self) -> str:
@@ -138,7 +138,7 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture) -> dict[str,
     """Return `tokenizer_config.json` in words that transformers 4 and 5 both know."""
     config = {key: value for key, value in tokenizer.config.items() if key not in ("backend", "is_local")}
     for key in _PATHS:
-        if str(config.get(key)).startswith(("/", "~")):
+        if isinstance(config.get(key), str) and public_name(config[key]) != config[key]:
             del config[key]
     if config.get("tokenizer_class", "TokenizersBackend") == "TokenizersBackend":
         config["tokenizer_class"] = _PORTABLE_CLASS

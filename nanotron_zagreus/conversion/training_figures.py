@@ -6,8 +6,11 @@ unexpected kind is left out.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+from nanotron_zagreus.conversion.record import public_name
 
 _SCHEDULE = (
     "learning_rate", "min_decay_lr", "lr_warmup_steps", "lr_warmup_style", "lr_decay_starting_step", "lr_decay_steps",
@@ -27,6 +30,7 @@ def training_figures(config: dict[str, Any], consumed_samples: int | None) -> di
     optimizer = _section(config, "optimizer")
     schedule, factory = _section(optimizer, "learning_rate_scheduler"), _section(optimizer, "optimizer_factory")
     sequence_length = tokens.get("sequence_length")
+    tokenizer = _section(config, "tokenizer").get("tokenizer_name_or_path")
     figures = {
         "run": _section(config, "general").get("run"),
         "seed": _section(config, "general").get("seed"),
@@ -45,7 +49,7 @@ def training_figures(config: dict[str, Any], consumed_samples: int | None) -> di
         "adam_betas": [factory["adam_beta1"], factory["adam_beta2"]] if "adam_beta2" in factory else None,
         **{name: schedule.get(name) for name in _SCHEDULE},
         **{name: optimizer.get(name) for name in _OPTIMIZER},
-        "tokenizer": _name(_section(config, "tokenizer").get("tokenizer_name_or_path")),
+        "tokenizer": public_name(tokenizer) if isinstance(tokenizer, str) else None,
         "stages": _stages(config) or None,
     }
     return {name: value for name, value in figures.items() if value is not None}
@@ -90,22 +94,26 @@ def _groups(dataset: dict[str, Any]) -> list[tuple[str, Any, list[str]]]:
 
 
 def _short_names(folders: list[str]) -> dict[str, str]:
-    """Return the folders' names: where they lie on a cluster is nobody's business, and `tokenized` alone no name.
+    """Return the folders' names: where they lie on a cluster is nobody's business.
 
-    As many of a path's last parts as make all of them differ, two at least where the path has them.
+    A path's last part; where several end alike, as in `english/tokenized` and `french/tokenized`, as many of the last
+    parts as tell it from the others.
     """
-    paths = {folder: [part for part in Path(folder).parts if part != "/"] for folder in folders}
-    longest = max(map(len, paths.values()), default=0)
-    for length in range(min(2, longest), longest + 1):
-        names = {folder: "/".join(parts[-length:]) for folder, parts in paths.items()}
-        if len(set(names.values())) == len(names):
-            return names
-    return {folder: folder for folder in folders}
+    paths = {folder: _named_parts(folder) for folder in folders}
+    return {folder: _shortest_name(parts, set(paths.values())) for folder, parts in paths.items()}
 
 
-def _name(path: Any) -> Any:
-    """Return the last part of an absolute path; a hub id or anything else as it is."""
-    return Path(path).name if isinstance(path, str) and path.startswith(("/", "~")) else path
+def _named_parts(folder: str) -> tuple[str, ...]:
+    """Return the parts of a path that are names: neither the root, nor a step upwards, nor anybody's home."""
+    parts = Path(os.path.normpath(folder)).parts
+    return tuple(part for part in parts if part not in ("/", "//", "..") and not part.startswith("~")) or (".",)
+
+
+def _shortest_name(parts: tuple[str, ...], paths: set[tuple[str, ...]]) -> str:
+    for length in range(1, len(parts) + 1):
+        if sum(other[-length:] == parts[-length:] for other in paths) == 1:
+            return "/".join(parts[-length:])
+    return parts[-1]
 
 
 def _section(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,12 @@ class DataNeed:
     @property
     def download_command(self) -> str:
         """Return the shell command that copies the data set from the hub into its place under ``DIR``."""
-        return f"hf download --repo-type dataset {self.dataset} --local-dir DIR/{self.dataset}"
+        return self.download_command_into(Path("DIR"))
+
+    def download_command_into(self, data: Path) -> str:
+        """Return the shell command that copies the data set from the hub into its place under ``data``."""
+        folder = shlex.quote(str(data / self.dataset))
+        return f"hf download --repo-type dataset {shlex.quote(self.dataset)} --local-dir {folder}"
 
     @property
     def export_command(self) -> str:
@@ -120,7 +126,7 @@ def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
     raise MissingInputError(
         f"--data {data}: no copy of {need.dataset} for the splits {', '.join(need.splits)}; put the hub's files or "
         f"{wanted} into {data / need.dataset / (need.config or '')}, or run: "
-        f"{need.download_command.replace('DIR', str(data))}; `zagreus eval-data` names all that a suite reads"
+        f"{need.download_command_into(data)}; `zagreus eval-data` names all that a suite reads"
     )
 
 

@@ -127,14 +127,14 @@ def _describe(path: Path, label: str | None, source: str) -> Subject:
 def _progress_of(path: Path) -> tuple[int | None, int | None]:
     """Return (steps, tokens) from the checkpoint or the record of its conversion, else the step from the name."""
     if is_checkpoint(path):
-        metas = _read_json(path / "checkpoint_metadata.json").get("metas") or {}
-        return metas.get("last_train_step"), _tokens(metas.get("consumed_train_samples"), path)
+        metas = _mapping(_read_json(path / "checkpoint_metadata.json").get("metas"))
+        return _count(metas.get("last_train_step")), _tokens(metas.get("consumed_train_samples"), path)
     if (path / _CONVERSION_RECORD).is_file():
         record = _read_json(path / _CONVERSION_RECORD)
-        tokens = (record.get("training") or {}).get("tokens_trained")
+        tokens = _count(_mapping(record.get("training")).get("tokens_trained"))
         if tokens is None:  # a record from before it held the run's figures
             tokens = _tokens(record.get("consumed_samples"), Path(str(record.get("checkpoint"))))
-        return record.get("step"), tokens
+        return _count(record.get("step")), tokens
     return step_in_name(path.resolve().name), None
 
 
@@ -146,6 +146,14 @@ def _tokens(num_samples: int | None, checkpoint: Path) -> int | None:
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     length = ((config or {}).get("tokens") or {}).get("sequence_length")
     return num_samples * length if isinstance(length, int) else None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Follow a running training: evaluate each checkpoint as it appears, until the training says that it is done.
 
-One that died cannot say so: nothing new for long enough ends the watch, too.
+One that died cannot say so: nothing new for long enough ends the watch, too, unless its job waits in Slurm's queue.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nanotron_zagreus.checkpoints.layout import LATEST_FILE, METRICS_FILE, OUTCOME_FILE
+from nanotron_zagreus.checkpoints.layout import JOB_FILE, LATEST_FILE, METRICS_FILE, OUTCOME_FILE
 from nanotron_zagreus.checkpoints.outcome import read_outcome
 from nanotron_zagreus.errors import InputError, VerificationError, WorkError
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, prepare
 from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
 from nanotron_zagreus.evaluation.subjects import find_subjects, is_checkpoint
 from nanotron_zagreus.evaluation.task_set import TaskSet
+from nanotron_zagreus.job_queue import unfinished_jobs
+
+_MAX_INTERVAL_SECONDS = 86_400.0
 
 
 def follow_training(
@@ -37,8 +40,9 @@ def follow_training(
         report: called with each outcome as it is known.
         tell: called with a line about a checkpoint that was deleted before it was evaluated.
         interval_seconds: time between two looks.
-        give_up_after_hours: time without a new step, checkpoint or outcome after which the training counts as dead;
-            infinite: never.
+        give_up_after_hours: time since the last new step, checkpoint or outcome after which the training counts as
+            dead, also when it passed before the watch began; while the job that `slurm_job` names is queued or runs,
+            it does not; infinite: never.
 
     Returns:
         All outcomes; one that failed is not tried again.
@@ -47,9 +51,7 @@ def follow_training(
         InputError: anything in the request that cannot work, found before the first checkpoint.
         WorkError: the training shows no sign of life any more; what was evaluated is kept.
     """
-    for option, value in (("--interval", interval_seconds), ("--give-up-after", give_up_after_hours)):
-        if not value > 0:
-            raise InputError(f"{option} {value:g}: a time, above 0")
+    _check_times(interval_seconds, give_up_after_hours)
     if not checkpoints.is_dir():
         raise InputError(f"--watch {checkpoints}: no such folder; give the training's checkpoints_path")
     tasks = prepare(request)
@@ -72,16 +74,26 @@ def follow_training(
             patience.wait(interval_seconds)
 
 
+def _check_times(interval_seconds: float, give_up_after_hours: float) -> None:
+    if not 0 < interval_seconds <= _MAX_INTERVAL_SECONDS:
+        raise InputError(
+            f"--interval {interval_seconds:g}: seconds, above 0 and at most {_MAX_INTERVAL_SECONDS:,.0f} (a day)"
+        )
+    if not give_up_after_hours > 0:
+        raise InputError(f"--give-up-after {give_up_after_hours:g}: hours, above 0 (inf: never)")
+
+
 class _Patience:
     """Waits for a training, and not for ever for one that shows no sign of life.
 
-    What counts is the time spent waiting, by no clock: evaluating a checkpoint may take as long as it likes.
+    What counts is the age of its last sign when the watch begins, and then the time spent waiting, by no clock:
+    evaluating a checkpoint may take as long as it likes.
     """
 
     def __init__(self, checkpoints: Path, limit_hours: float) -> None:
         self._checkpoints, self._limit_hours = checkpoints, limit_hours
-        self._signs: object = None
-        self._seconds = 0.0
+        self._signs = _signs_of_life(checkpoints)
+        self._seconds = _seconds_of_silence(checkpoints)
 
     def wait(self, seconds: float) -> None:
         """Wait, unless the last signs of life are too long ago."""
@@ -89,9 +101,24 @@ class _Patience:
         if signs != self._signs:
             self._signs, self._seconds = signs, 0.0
         if self._seconds >= 3600 * self._limit_hours:
-            raise WorkError(self._farewell())
+            if not self._job_goes_on():
+                raise WorkError(self._farewell())
+            self._seconds = 0.0
         time.sleep(seconds)
         self._seconds += seconds
+
+    def _job_goes_on(self) -> bool:
+        """Tell whether Slurm holds the job that trains here; one may be queued for longer than we have patience.
+
+        Raises:
+            WorkError: Slurm does not say.
+        """
+        path = self._checkpoints / JOB_FILE
+        job = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+        try:
+            return job.isdecimal() and bool(unfinished_jobs([job]))
+        except WorkError as error:
+            raise WorkError(f"{self._farewell()}; {error}") from error
 
     def _farewell(self) -> str:
         outcome = read_outcome(self._checkpoints)
@@ -105,9 +132,22 @@ class _Patience:
 
 def _signs_of_life(checkpoints: Path) -> object:
     """Return what changes while a training works: its folders, and when its records were written."""
-    files = (checkpoints / name for name in (METRICS_FILE, OUTCOME_FILE, LATEST_FILE))
-    written = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files if path.is_file()]
+    written = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in _records(checkpoints)]
     return sorted(path.name for path in checkpoints.iterdir()), written
+
+
+def _seconds_of_silence(checkpoints: Path) -> float:
+    """Return the age of the newest sign of life; none of a folder in which no training has left anything yet."""
+    records = _records(checkpoints)
+    if not records and not _complete(checkpoints):
+        return 0.0
+    return max(0.0, time.time() - max(path.stat().st_mtime for path in (*records, checkpoints)))
+
+
+def _records(checkpoints: Path) -> list[Path]:
+    """Return the files that a training writes again and again, and the one that its job writes when it starts."""
+    files = (checkpoints / name for name in (METRICS_FILE, OUTCOME_FILE, LATEST_FILE, JOB_FILE))
+    return [path for path in files if path.is_file()]
 
 
 def _evaluate(

@@ -287,8 +287,8 @@ data_stages:
     )
     convert_checkpoint(tmp_path / "20", tmp_path / "hf", write_tokenizer_folder(tmp_path / "tokenizer"), verify=False)
     lines = (tmp_path / "hf/README.md").read_text().splitlines()
-    assert "- code, 200,000,000,000 tokens: `tok/python`" in lines
-    assert "- english, 400,000,000,000 tokens: `tok/fineweb-1`, `tok/fineweb-2`" in lines
+    assert "- code, 200,000,000,000 tokens: `python`" in lines
+    assert "- english, 400,000,000,000 tokens: `fineweb-1`, `fineweb-2`" in lines
     assert not [line for line in lines if "in proportion to their size" in line]
 
 

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
 from nanotron_zagreus.cli.app import run
-from nanotron_zagreus.conversion.record import last_part
+from nanotron_zagreus.conversion import eval_scores
+from nanotron_zagreus.conversion.record import last_part, public_name
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.evaluation.subjects import find_subjects
 from nanotron_zagreus.file_hash import hash_file
@@ -82,6 +83,34 @@ def test_no_local_path_is_in_a_converted_folder(home: Path, tmp_path: Path) -> N
     assert record["checkpoint_sha256"] == weights_digest(home / "checkpoints/20")
 
 
+@pytest.mark.parametrize("root", ["..", "~", "./../home", "/scratch"])
+def test_no_local_path_is_in_a_converted_folder_however_it_was_written(
+    home: Path, tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (home / "checkpoints/20/manifest.json").unlink()
+    config = f"""
+tokenizer: {{tokenizer_name_or_path: {root}/alice/secret/mytok}}
+model: {{init_method: {{path: {root}/alice/start}}}}
+data_stages:
+- {{name: all, data: {{dataset: {{dataset_folder: [{root}/alice/english, {root}/alice/french]}}}}}}
+"""
+    (home / "checkpoints/20/config.yaml").write_text(config)
+    names = {"name_or_path": f"{root}/alice/tok", "tokenizer_file": f"{root}/alice/tok/tokenizer.json"}
+    (home / "tokenizer/tokenizer_config.json").write_text(json.dumps(names))
+    results = tmp_path / "results"
+    write_results(results / "20/results_1.json", home / "checkpoints/20", 20, 0.25)
+    write_results(results / "10/results_1.json", f"{root}/alice/other", 10, 0.5)
+    convert_checkpoint(Path("../home/checkpoints/20"), tmp_path / "hf", "~/tokenizer", verify=False, results=results)
+    record, content = record_of(tmp_path / "hf"), published(tmp_path / "hf").decode(errors="replace")
+    assert not [line for line in content.splitlines() if "alice" in line]
+    assert record["training"]["tokenizer"] == "mytok" and record["started_from"] == "start"
+    assert record["training"]["stages"][0]["sources"] == ["english", "french"]
+    assert any("results of other left out" in notice for notice in record["notices"])
+
+
 def test_an_unusable_configuration_is_named_without_its_path(home: Path, tmp_path: Path) -> None:
     (home / "checkpoints/20/manifest.json").unlink()
     (home / "checkpoints/20/config.yaml").write_text("a: [")
@@ -95,6 +124,9 @@ def test_a_hub_id_stays_and_of_a_path_only_its_last_part(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path / "runs")
     assert [last_part(name) for name in ("tok", "./tok/", "../runs/tok", ".")] == ["tok", "tok", "tok", "runs"]
     assert last_part(Path("/scratch/alice/5000")) == "5000"
+    (tmp_path / "runs/mine/tok").mkdir(parents=True)
+    names = ["org/tok", "org/tok@step/5", "gpt2", "mine/tok", "a/b/tok", "~/tok", "~nobody-here/tok", "../tok", "./tok"]
+    assert [public_name(name) for name in names] == ["org/tok", "org/tok@step/5", "gpt2", *["tok"] * 6]
 
 
 def test_scores_of_the_checkpoint_itself_are_found_by_its_weights(home: Path, tmp_path: Path) -> None:
@@ -111,6 +143,52 @@ def test_scores_of_the_checkpoint_itself_are_found_by_its_weights(home: Path, tm
     convert_checkpoint(home / "checkpoints/20", hf, home / "tokenizer", accept_tokenizer=True, verify=False)
     assert run(["card", str(hf), "--results", str(results)]) == 0
     assert [result.metric_value for result in ModelCard.load(hf / "README.md").data.eval_results] == [0.25]
+
+
+def test_a_checkpoint_s_weights_are_hashed_once_for_all_its_results(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    digest = eval_scores.weights_digest
+    monkeypatch.setattr(eval_scores, "weights_digest", lambda folder: (hashed.append(folder), digest(folder))[1])
+    for number in range(9):
+        write_results(tmp_path / f"results/results_{number}.json", home / f"{'./' * number}checkpoints/20", 20, 0.25)
+    sha256 = digest(home / "checkpoints/20")
+    model = eval_scores.EvaluatedModel(names=("hf",), step=20, checkpoint_sha256=sha256)
+    assert [score.value for score in eval_scores.read_scores(tmp_path / "results", model)[0]] == [0.25]
+    assert len(hashed) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("dtype", ["BF16"], "dtype: got a list, expected text"),
+        ("dtype", "BF17", "dtype: got 'BF17', expected one of"),
+        ("checkpoint", {"a": 1}, "checkpoint: got a mapping, expected text"),
+        ("tokenizer", ["a/b"], "tokenizer: got a list, expected text"),
+        ("checkpoint_sha256", ["a"], "checkpoint_sha256: got a list, expected text"),
+        ("started_from", ["a"], "started_from: got a list, expected text"),
+        ("architecture", ["a"], "architecture: got a list, expected a mapping"),
+        ("training", ["a"], "training: got a list, expected a mapping"),
+        ("training", {"run": ["a"]}, "training.run: got a list, expected text"),
+        ("training", {"tokenizer": {"a": 1}}, "training.tokenizer: got a mapping, expected text"),
+        ("card", {"model_name": ["a"]}, "card.model_name: got a list, expected text"),
+        ("weights", {"a": 1}, "weights: got a mapping, expected a list"),
+        ("weights", ["a"], "weights: got 'a', expected"),
+        ("weights", [{"name": ["a"], "sha256": "b"}], "weights: got {'name': ['a'], 'sha256': 'b'}, expected"),
+    ],
+)
+def test_a_record_edited_into_something_else_is_one_clear_error(
+    home: Path, tmp_path: Path, field: str, value: Any, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hf = tmp_path / "hf"
+    convert_checkpoint(home / "checkpoints/20", hf, home / "tokenizer", accept_tokenizer=True, verify=False)
+    (hf / "conversion.json").write_text(json.dumps(record_of(hf) | {field: value}))
+    capsys.readouterr()
+    write_results(tmp_path / "results/results_1.json", home / "checkpoints/20", 20, 0.25)
+    assert run(["card", str(hf), "--results", str(tmp_path / "results")]) == 2
+    error = capsys.readouterr().err
+    assert f"conversion.json: {words}" in error and error.count("\n") == 1
 
 
 def test_records_with_paths_are_read_as_before(home: Path, tmp_path: Path) -> None:

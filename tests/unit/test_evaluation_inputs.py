@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ from nanotron_zagreus.evaluation.local_data import (
 from nanotron_zagreus.evaluation.model_folders import checkpoint_tokenizer, forget_converted, hf_folder
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, run_request
 from nanotron_zagreus.evaluation.subjects import Subject, find_subjects
+
+
+@pytest.mark.parametrize("record", [{"training": ["a"]}, {"step": ["a"], "training": {"tokens_trained": ["a"]}}])
+def test_a_record_of_a_conversion_edited_into_something_else_tells_no_progress(tmp_path: Path, record: object) -> None:
+    folder = folder_of(tmp_path / "hf", config__json={}, conversion__json=record)
+    (found,) = find_subjects([str(folder)])
+    assert (found.step, found.tokens) == (None, None)
 
 
 def folder_of(path: Path, **files: object) -> Path:
@@ -189,6 +197,14 @@ def test_plain_files_are_read_by_split(tmp_path: Path) -> None:
     assert missing_data([need], tmp_path) == [] and form_of_data(need, tmp_path) == "plain files"
     (tmp_path / "alexandrainst/m_mmlu/README.md").touch()
     assert form_of_data(need, tmp_path) == "hub copy"
+
+
+def test_the_command_that_fetches_a_copy_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    data = tmp_path / "my DIR's data"
+    with pytest.raises(MissingInputError, match="hf download") as caught:
+        local_overrides(MMLU, data)
+    words = shlex.split(str(caught.value).split("or run: ")[1].split("; `zagreus")[0])
+    assert words[-2:] == ["--local-dir", str(data / "alexandrainst/m_mmlu")]
 
 
 def test_the_hubs_export_of_a_script_is_read_by_split(tmp_path: Path) -> None:

@@ -260,8 +260,9 @@ def test_the_command_line_renders_without_writing(
     [
         ("--acept-tokenizer", "No such option: --acept-tokenizer"),
         ("--vocab-size many", "valid int"),
-        ("--help", "--help"),
+        ("--help", "--help runs nothing; see `zagreus convert --help`"),
         ("another/folder", "unexpected extra argument"),
+        ("--card my card.yaml", "values here cannot hold spaces"),
     ],
 )
 def test_options_that_the_conversion_does_not_have_are_refused_before_the_training(
@@ -270,8 +271,8 @@ def test_options_that_the_conversion_does_not_have_are_refused_before_the_traini
     monkeypatch.chdir(tmp_path)
     launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8", "--convert", "hf"]
     assert run(["slurm", "render", *launch, "--convert-options", options]) == 2
-    printed = capsys.readouterr().err
-    assert "--convert-options" in printed and message in printed
+    printed = capsys.readouterr()
+    assert "--convert-options" in printed.err and message in printed.err and printed.out == ""
 
 
 @pytest.mark.parametrize(
@@ -280,6 +281,8 @@ def test_options_that_the_conversion_does_not_have_are_refused_before_the_traini
         ("--bach-size 16", "No such option: --bach-size"),
         ("--limit many", "valid"),
         ("another/folder", "--convert sets the evaluation's paths"),
+        ("--include-path my tasks", "values here cannot hold spaces"),
+        ("--limit 2 --help", "--help runs nothing; see `zagreus evaluate --help`"),
         ("--suite leaderboard-pt", "--evaluate sets the evaluation's suite"),
         ("--output elsewhere", "--results sets the evaluation's output"),
         ("--data elsewhere", "--data sets the evaluation's data"),
@@ -292,8 +295,8 @@ def test_options_that_the_evaluation_does_not_have_or_the_job_sets_itself_are_re
     launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8", "--convert", "hf"]
     evaluation = ["--evaluate", "progression-por", "--data", "."]
     assert run(["slurm", "render", *launch, *evaluation, "--evaluate-options", options]) == 2
-    printed = capsys.readouterr().err
-    assert "--evaluate-options" in printed and message in printed
+    printed = capsys.readouterr()
+    assert "--evaluate-options" in printed.err and message in printed.err and printed.out == ""
 
 
 def test_options_of_a_conversion_or_an_evaluation_need_one(
