@@ -20,5 +20,5 @@ def test_a_checkpoints_folder_behind_a_dangling_link_is_refused(
     config = make_config([{"dataset": {"dataset_folder": "a"}}], checkpoints={"checkpoints_path": path})
     check_before_start(config, 1)
     Path("checkpoints").symlink_to("/nonexistent/disk")
-    with pytest.raises(InputError, match="checkpoints_path: .*is a link to /nonexistent/disk, which does not exist"):
+    with pytest.raises(InputError, match=r"checkpoints_path: .*is a link to /nonexistent/disk, which does not exist"):
         check_before_start(config, 1)
