@@ -87,7 +87,8 @@ def _unconvertible(config: Config, chain: Chain) -> list[str]:
     if chain.hf_folder is None:
         return []
     given = {word.partition("=")[0] for word in chain.convert_options.split()}
-    return [f"--convert: {text}" for text in texts if not any(name in text for name in given & _MENDING_OPTIONS)]
+    lacking = _MENDING_OPTIONS - given
+    return [f"--convert: {text}" for text in texts if any(name in text for name in lacking)]
 
 
 def _missing_text(text: str, *, offline: bool) -> str | None:

@@ -149,6 +149,8 @@ def test_a_conversion_that_lacks_an_option_is_not_queued(configure: Callable[...
     some = obstacles("--vocab-size=136")
     assert "--vocab-size 136" not in some and "--special-tokens" in some
     assert "--convert: " not in obstacles("--special-tokens config --vocab-size 136")
+    Path("tok/tokenizer.json").unlink()
+    assert "--convert: " not in obstacles(""), "the tokenizer's files may still come"
 
 
 def test_check_tells_all_of_it(configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]) -> None:
