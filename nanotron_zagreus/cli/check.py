@@ -56,7 +56,7 @@ def check(
     try:
         outlook = look_ahead(config)
     except (InputError, VerificationError) as error:
-        outlook, refusal = Outlook(text="refused, see below"), error
+        outlook, refusal = Outlook(text="refused, as the error says"), error
     network, rate = None, None
     if network_gbits is not None:
         network = Network(gigabits_per_second=network_gbits, gpus_per_node=gpus_per_node)

@@ -79,14 +79,9 @@ def _checkpoint(config: Config) -> tuple[ResumePoint | None, str | None]:
     One that does not fit is refused: so will the launch, unless it finds damage in bytes that are not read here.
     """
     if not config.zagreus.checkpoints.fallback_to_newest_sound:
-        point = find_checkpoint(config)[0]
-        if point is not None:
-            _check_sizes(point)
-        return point, None
+        return _with_its_files(find_checkpoint(config)[0]), None
     try:
-        point = wanted_point(config)
-        if point is not None:
-            _check_sizes(point)
+        point = _with_its_files(wanted_point(config))
     except (InputError, VerificationError, OSError) as error:
         if not older_steps(config)[1]:
             raise
@@ -96,10 +91,12 @@ def _checkpoint(config: Config) -> tuple[ResumePoint | None, str | None]:
     return point, None
 
 
-def _check_sizes(point: ResumePoint) -> None:
-    """Refuse a checkpoint with a file that is missing or of another size; the run reads every byte."""
-    with contextlib.suppress(MissingInputError):  # no manifest: not for this check to judge
-        verify(point.folder, hashes=False)
+def _with_its_files(point: ResumePoint | None) -> ResumePoint | None:
+    """Return ``point``; refuse one with a file that is missing or of another size. The run reads every byte."""
+    if point is not None:
+        with contextlib.suppress(MissingInputError):  # no manifest: not for this check to judge
+            verify(point.folder, hashes=False)
+    return point
 
 
 def _unknown(config: Config, text: str) -> Outlook:
