@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.communication import Communication, Network, make_buckets, model_communication
-from nanotron_zagreus.config import Config, load_config_text
-from nanotron_zagreus.resources import find_config
+from nanotron_zagreus.config import Config
+from tests.unit.config_fixtures import edited
 
-PUBLISHED: dict[str, Any] = yaml.safe_load(find_config("zagreus_350M_por.yaml").read_text(encoding="utf-8"))
 PARAMETERS, EMBEDDING = 437_760_960, 128_256 * 960
 NETWORK = Network(gigabits_per_second=400, gpus_per_node=4)
-
-
-def edited(**changes: Any) -> Config:
-    data = copy.deepcopy(PUBLISHED)
-    for path, value in changes.items():
-        *sections, key = path.split("__")
-        place = data
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
-    return load_config_text(yaml.safe_dump(data), origin="run.yaml")
 
 
 def modelled(config: Config, network: Network = NETWORK, rate: float = 20_000) -> Communication:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -12,24 +11,8 @@ from nanotron_zagreus.config import Config, load_config, load_config_text
 from nanotron_zagreus.config.checks import check_world_size
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.resources import find_config
-
-PUBLISHED: dict[str, Any] = yaml.safe_load(find_config("zagreus_350M_por.yaml").read_text(encoding="utf-8"))
-ABSENT = object()
-
-
-def edited(**changes: Any) -> dict[str, Any]:
-    """Return the published configuration with values changed; `a__b=1` is a.b = 1, ABSENT removes the key."""
-    data = copy.deepcopy(PUBLISHED)
-    for path, value in changes.items():
-        *sections, key = path.split("__")
-        place = data
-        for section in sections:
-            place = place.setdefault(section, {})
-        if value is ABSENT:
-            del place[key]
-        else:
-            place[key] = value
-    return data
+from tests.unit.config_fixtures import ABSENT, PUBLISHED
+from tests.unit.config_fixtures import edited_data as edited
 
 
 def load(data: Any) -> Config:

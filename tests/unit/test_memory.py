@@ -1,4 +1,4 @@
-"""Estimates against what the model's backward pass really keeps, and what its head holds at its peak."""
+"""Estimates against what the model's backward pass really keeps and its head holds; how many checkpoints stay."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import copy
 import shutil
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanotron_zagreus.config import load_config_text
-from nanotron_zagreus.memory import MemoryEstimate, estimate_memory
+from nanotron_zagreus.config import load_config, load_config_text
+from nanotron_zagreus.config.reliability import CheckpointKeepingSection
+from nanotron_zagreus.config.sections import CheckpointsSection
+from nanotron_zagreus.memory import MemoryEstimate, checkpoint_bytes, estimate_memory, num_kept, num_saves
 from nanotron_zagreus.resources import find_config
+from tests.unit.config_fixtures import edited
 
 NEEDS_COMPILER = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU, g++ is not here"
@@ -195,3 +201,82 @@ def test_the_plan_counts_the_chunk_that_the_model_computes() -> None:
     from nanotron_zagreus.model.linear_cross_entropy import ROWS_PER_CHUNK
 
     assert ROWS_PER_CHUNK["cuda"] == memory._ROWS_PER_CHUNK
+
+
+def test_memory_follows_the_precision_and_the_sharding() -> None:
+    whole = estimate_memory(edited())
+    parameters = 437_760_960
+    assert whole.parameters == 2 * parameters
+    assert whole.fp32_parameters == whole.fp32_gradients == 4 * parameters
+    assert whole.optimizer_moments == 8 * parameters
+
+    # Micro-batches whose gradients do not travel make them beside the buckets.
+    twice = estimate_memory(edited(tokens__batch_accumulation_per_replica=2))
+    assert twice.gradients == 2 * whole.gradients == 4 * parameters
+    assert estimate_memory(edited(tokens__batch_accumulation_per_replica=2, parallelism__dp=1)) == whole
+
+    zero = estimate_memory(edited(optimizer__zero_stage=1))
+    assert zero.optimizer_moments == 8 * parameters // 64
+
+    tensor_parallel = estimate_memory(
+        edited(
+            parallelism__tp=5,
+            parallelism__tp_linear_async_communication=False,
+            parallelism__tp_mode="ALL_REDUCE",
+        )
+    )
+    # The hidden states' gradient is whole on every rank, the rest of the head is divided.
+    undivided = 4 * 4096 * 960 * 2
+    assert tensor_parallel.logits - undivided == pytest.approx((whole.logits - undivided) / 5, rel=1e-4)
+    assert tensor_parallel.parameters < whole.parameters / 4
+
+    recomputed = estimate_memory(edited(parallelism__recompute_layer=True))
+    assert recomputed.activations < whole.activations / 7
+
+    plain = estimate_memory(edited(zagreus__cross_entropy="plain"))
+    assert plain.logits == 4 * 4096 * 128_256 * 2 * (2 + 4) > 8 * whole.logits
+    exact = edited(zagreus__cross_entropy="plain", model__dtype="float32", optimizer__accumulate_grad_in_fp32=False)
+    assert estimate_memory(exact).logits == plain.logits
+
+    # A chunk's logits are more than what a block works in, until micro-batches grow.
+    assert whole.workspace == 0 < estimate_memory(edited(tokens__micro_batch_size=24)).workspace
+
+    uncompiled = estimate_memory(edited(zagreus__compile_blocks=False))
+    assert uncompiled.activations > 2 * whole.activations
+    assert estimate_memory(edited(zagreus__compile_blocks=True)) == whole  # what auto means on a GPU
+    pipelined = estimate_memory(edited(parallelism__pp=2, zagreus__cross_entropy="plain"))
+    assert pipelined.logits == plain.logits  # the last rank is the fullest: it holds all logits
+    assert pipelined.activations < whole.activations
+
+
+def test_saves_are_counted_with_the_first_and_the_last() -> None:
+    assert num_saves(edited(tokens__train_steps=12_001)) == 2
+    assert num_saves(edited(tokens__train_steps=12_001, checkpoints__save_final_state=True)) == 3
+    assert num_saves(edited(checkpoints__save_final_state=True)) == 400
+    assert num_saves(edited(checkpoints__save_initial_state=True)) == 401
+    tiny = load_config("zagreus_tiny.yaml")
+    assert checkpoint_bytes(tiny) == 12 * 590_688  # fp32 weights and moments, no masters
+
+
+@given(
+    steps=st.integers(1, 60),
+    interval=st.integers(1, 20),
+    keep_last=st.none() | st.integers(1, 70),
+    keep_every=st.integers(1, 20) | st.just(None),
+    first=st.booleans(),
+    final=st.booleans(),
+)
+@settings(deadline=None)
+def test_what_stays_is_what_pruning_leaves(
+    steps: int, interval: int, keep_last: int | None, keep_every: int | None, first: bool, final: bool
+) -> None:
+    checkpoints = CheckpointsSection(
+        checkpoints_path=Path("x"), checkpoint_interval=interval, save_initial_state=first, save_final_state=final
+    )
+    keeping = CheckpointKeepingSection(keep_last=keep_last, keep_every=keep_every if keep_last else None)
+    saved = sorted({step for step in range(1, steps + 1) if step % interval == 0 or (final and step == steps)})
+    saved = [*([0] if first else []), *saved]
+    kept = set(saved) if keep_last is None else set(saved[-keep_last:])
+    if keeping.keep_every is not None:
+        kept |= {step for step in saved if step % keeping.keep_every == 0}
+    assert num_kept(checkpoints, keeping, steps) == len(kept)
