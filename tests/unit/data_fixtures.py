@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from nanotron_zagreus.config import Config, load_config_text
+from nanotron_zagreus.data.mixture import Mixture, SampleId
 from nanotron_zagreus.data.shard_file import ShardFile
 
 VOCAB_SIZE = 1000
@@ -42,6 +43,17 @@ def write_source(folder: Path, windows: Sequence[int], *, sequence_length: int =
         num_tokens = num_windows * (sequence_length + 1) + 3
         write_shard(folder, rank, num_tokens, first_token=rank * 100, **options)  # type: ignore[arg-type]
     return folder
+
+
+def write_three_sources(root: Path) -> dict[str, str]:
+    """Write sources of 17, 33 and 25 windows, a shard without any among them; return name -> folder."""
+    windows = {"a": [10, 0, 7], "b": [20, 13], "c": [25]}
+    return {name: str(write_source(root / name, counts)) for name, counts in windows.items()}
+
+
+def samples_of(mixture: Mixture, steps: Iterable[int]) -> list[SampleId]:
+    """Return the samples of ``steps`` in order."""
+    return [sample for step in steps for sample in mixture.samples_of_step(step)]
 
 
 def make_config(stages: list[dict], **changes: dict) -> Config:
