@@ -31,7 +31,8 @@ def test_a_save_killed_at_its_write_points_leaves_whole_checkpoints_only(saved: 
     launch([f"resave:{write_config(tmp_path / 'first.yaml', first)}"], num_processes=1)
     second = tiny_config(saved, **{**overrides, "checkpoints__resume_checkpoint_path": str(tmp_path / "run" / "5")})
     launch([f"kill-points:{write_config(tmp_path / 'second.yaml', second)}"], num_processes=1)
-    # Every file is made, flushed, and its folder too; the manifest, the rename and latest.txt come after.
+    # Every file is made, flushed, and its folder too; the manifest, the rename and latest.txt come after, in the order
+    # that `kill_points.check_what_was_flushed` holds them to.
     points = json.loads((tmp_path / "run" / "points").read_text())
     assert len(points["first"]) > 15
     assert len(points["again"]) > len(points["beside"])  # the old step is set aside, then deleted
