@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_runs import launch, read_events, read_losses, tiny_config, write_config
+from tiny_runs import launch, read_events, read_figures, read_losses, tiny_config, write_config
 
 pytestmark = pytest.mark.integration
 
@@ -97,6 +97,17 @@ def test_a_layout_gives_the_losses_of_one_process(layout: str, losses: dict[str,
     assert losses[layout].keys() == losses[reference].keys() == set(range(1, 13))
     worst = max(abs(losses[layout][step] - losses[reference][step]) for step in losses[layout])
     print(f"{layout}: largest loss difference {worst:.2e}")
+    assert worst <= TOLERANCE[reference]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_measures_the_gradient_norm_of_one_process(layout: str, root: Path) -> None:
+    """Losses alone would not tell a mean over replicas from a sum: Adam does not see the scale of its gradients."""
+    reference = LAYOUTS[layout][0]
+    ours, theirs = (read_figures(root / name, "grad_norm") for name in (layout, reference))
+    # Later a weight's last bit in bf16 may change a small gradient by half of it.
+    worst = max(abs(ours[step] / theirs[step] - 1) for step in range(1, 7))
+    print(f"{layout}: largest relative difference of the gradient norm {worst:.2e}")
     assert worst <= TOLERANCE[reference]
 
 

@@ -161,6 +161,10 @@ def read_events(root: Path, kind: str) -> list[dict[str, Any]]:
 
 def read_losses(root: Path) -> dict[int, float]:
     """Return step -> loss from a run's metrics.jsonl; the last line of a step counts."""
-    lines = (root / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {row["iteration"]: row["lm_loss"] for row in rows if "lm_loss" in row}
+    return read_figures(root, "lm_loss")
+
+
+def read_figures(root: Path, name: str) -> dict[int, float]:
+    """Return step -> figure from a run's metrics.jsonl; the last line of a step counts."""
+    rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    return {row["iteration"]: row[name] for row in rows if "lm_loss" in row}
