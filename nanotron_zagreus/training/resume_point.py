@@ -176,7 +176,8 @@ def check_fits(config: Config, point: ResumePoint) -> None:
     for key in _MODEL_KEYS:
         old, new = getattr(saved.model.model_config, key), getattr(config.model.model_config, key)
         if old != new:
-            raise InputError(f"model.model_config.{key}: got {new}, but {point.folder} was trained with {old}")
+            field = "num_key_value_heads" if key == "kv_heads" else key
+            raise InputError(f"model.model_config.{field}: got {new}, but {point.folder} was trained with {old}")
     if saved.model.dtype != config.model.dtype:
         raise InputError(
             f"model.dtype: got {config.model.dtype}, but {point.folder} was trained in {saved.model.dtype}"
