@@ -58,3 +58,33 @@ def test_pruning_one_step_names_the_folder_to_prune(root: Path, capsys: pytest.C
 def test_a_folder_without_steps_is_said_to_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["checkpoints", "list", str(tmp_path)]) == 0
     assert "no saved step" in capsys.readouterr().out
+
+
+def test_verifying_reads_every_step_and_names_the_damaged_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["checkpoints", "verify", "ck"]) == 0
+    printed = capsys.readouterr().out
+    assert "ck/5: 4 files, sound" in printed and "ck/10: 4 files, sound" in printed
+    (root / "5" / "model" / "a.safetensors").write_bytes(b"weighty")
+    assert run(["checkpoints", "verify", "ck"]) == 3
+    printed = capsys.readouterr()
+    assert "ck/10: 4 files, sound" in printed.out and "1 damaged" in printed.err and "a.safetensors" in printed.err
+    assert run(["checkpoints", "verify", "ck/10"]) == 0
+    assert run(["checkpoints", "verify", "ck/5"]) == 3
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_where_nothing_is_saved_nothing_is_called_sound(
+    folder: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    assert run(["checkpoints", "verify", folder]) == 2
+    assert folder in capsys.readouterr().err
+
+
+def test_pruning_deletes_what_it_said_it_would(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["checkpoints", "prune", "ck", "--keep-last", "1"]
+    assert run(command) == 0
+    assert "would delete ck/5" in capsys.readouterr().out
+    assert sorted(path.name for path in root.iterdir()) == ["10", "5", "latest.txt"]
+    assert run([*command, "--yes"]) == 0
+    assert sorted(path.name for path in root.iterdir()) == ["10", "latest.txt"]
