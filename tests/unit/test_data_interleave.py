@@ -62,8 +62,9 @@ def test_no_prefix_of_twenty_thousand_samples_deviates_by_two(num_sources):
     assert np.abs(drawn - wanted).max() < 2
 
 
-def test_shares_that_need_more_than_64_bits_in_products_stay_exact():
-    interleave = Interleave([2**59 - 3, 2**58 + 1, 7])
+@pytest.mark.parametrize("shares", [[2**59 - 3, 2**58 + 1, 7], [10**12 // n for n in range(1, 21)]])
+def test_the_last_samples_are_exact_where_floats_and_64_bit_products_are_not(shares):
+    interleave = Interleave(shares)
     first = MAX_SAMPLES - 1000
     source, position = interleave.locate(np.arange(first, first + 500))
     counts = interleave.counts(first)

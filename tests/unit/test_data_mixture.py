@@ -144,6 +144,10 @@ def test_a_source_repeated_beyond_the_limit_is_refused(folders):
     with pytest.raises(InputError, match=r"4\.71 times.*limit of 4"):
         open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
     open_mixture(make_config(stages, zagreus={"max_source_epochs": 5}))
+    exactly_four = make_config(
+        [{"dataset": {"dataset_folder": folders["c"]}}], tokens={"train_steps": 25}, zagreus={"max_source_epochs": 4}
+    )
+    open_mixture(exactly_four)
 
 
 def test_a_group_has_its_own_limit(folders):

@@ -54,7 +54,7 @@ def resume(config_before, config_after, step=6):
     return open_mixture(config_after, progress=open_mixture(config_before).state(step))
 
 
-def test_a_changed_batch_is_refused_unless_accepted(folders):
+def test_a_changed_batch_is_refused_unless_accepted(folders, caplog):
     stages = [
         {"dataset": {"dataset_folder": [folders["a"], folders["b"]]}},
         {"start": 9, "dataset": {"dataset_folder": folders["c"]}},
@@ -65,6 +65,7 @@ def test_a_changed_batch_is_refused_unless_accepted(folders):
     accepted = make_config(stages, tokens=large, zagreus={"accept_changed_batch": True})
     before = open_mixture(make_config(stages, tokens=small))
     after = resume(make_config(stages, tokens=small), accepted)
+    assert "with 6 samples a step, was 4" in caplog.text
     assert samples_of(after, range(1, 7)) == samples_of(before, range(1, 7))
     one_stage = make_config(stages[:1], tokens={**small, "train_steps": 20})
     straight = samples_of(open_mixture(one_stage), range(1, 21))
@@ -94,13 +95,33 @@ def test_changed_data_is_refused_with_the_list_of_changes(tmp_path):
     state = open_mixture(config).state(3)
     write_shard(tmp_path / "x", 1, 93, first_token=500)
     write_shard(tmp_path / "x", 2, 93)
-    with pytest.raises(InputError, match=r"00002_unshuffled.ds is new.*00001_unshuffled.ds has other content"):
+    with pytest.raises(
+        InputError, match=r"00002_unshuffled.ds is new.*00001_unshuffled.ds has other content"
+    ) as caught:
         open_mixture(config, progress=state)
+    assert "00000_unshuffled.ds" not in str(caught.value)
     accepting = make_config(
         [{"dataset": {"dataset_folder": str(tmp_path / "x")}}],
         zagreus={"accept_changed_data": True, "max_source_epochs": 1000},
     )
     assert open_mixture(accepting, progress=state).samples_of_step(4)
+
+
+def test_a_change_is_told_once_however_many_stages_draw_from_it(tmp_path):
+    dataset = {"dataset_folder": str(write_source(tmp_path / "x", [10]))}
+    config = make_config([{"dataset": dataset}, {"start": 3, "dataset": dataset}])
+    state = open_mixture(config).state(6)
+    write_shard(tmp_path / "x", 1, 93)
+    with pytest.raises(InputError) as caught:
+        open_mixture(config, progress=state)
+    assert str(caught.value).count("00001_unshuffled.ds is new") == 1
+
+
+def test_a_record_of_another_format_is_refused(folders):
+    config = make_config([{"dataset": {"dataset_folder": folders["a"]}}])
+    state = open_mixture(config).state(3)
+    with pytest.raises(InputError, match=r"format 2, this version reads 1"):
+        open_mixture(config, progress={**state, "format": 2})
 
 
 def test_swapped_shards_are_noticed(tmp_path):
@@ -135,6 +156,20 @@ def test_new_weights_are_never_ignored_when_changed_data_is_accepted(folders):
     for other in ([3, 1], None):
         with pytest.raises(InputError, match=r"weights of stage 'stage 0'.*step 7"):
             resume(config([1, 3]), config(other))
+
+
+def test_new_weights_are_refused_beside_changed_data_that_is_accepted(tmp_path):
+    folders = [str(write_source(tmp_path / name, [10])) for name in "xy"]
+
+    def config(weights):
+        dataset = {"dataset_folder": folders, "dataset_weights": weights}
+        return make_config([{"dataset": dataset}], zagreus={"accept_changed_data": True, "max_source_epochs": 1000})
+
+    state = open_mixture(config([1, 3])).state(6)
+    write_source(tmp_path / "y", [10, 20])
+    open_mixture(config([1, 3]), progress=state)
+    with pytest.raises(InputError, match=r"weights of stage 'stage 0'"):
+        open_mixture(config([3, 1]), progress=state)
 
 
 def test_shares_by_size_stay_as_they_were_when_changed_data_is_accepted(tmp_path, caplog):

@@ -156,4 +156,4 @@ def test_mixture_shows_the_table_and_refuses_too_many_epochs(config_file, capsys
     assert run(["mixture", "--config-file", config_file(40)]) == EXIT_BAD_INPUT
     captured = capsys.readouterr()
     assert "78.12%" in captured.out
-    assert "limit of 2" in captured.err
+    assert "2.50 times (its 400 trainable tokens), more than the limit of 2" in captured.err
