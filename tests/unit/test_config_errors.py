@@ -280,6 +280,7 @@ MISTAKES = {
         ["model.init_method", "either", "std", "path"],
     ),
     "key with a line break": (edited(**{"model__a\nb": 1}), ["model.'a\\nb'", "unknown key"]),
+    "fewer validations than none": (edited(tokens__limit_val_batches=-1), ["tokens.limit_val_batches", "-1", ">= 0"]),
     "zero epochs": (edited(zagreus__max_source_epochs=0), ["zagreus.max_source_epochs", "positive"]),
 }
 
@@ -307,6 +308,10 @@ def test_a_recipe_of_data_is_called_one() -> None:
 
 def test_the_unedited_file_has_no_mistake() -> None:
     assert load(PUBLISHED).parallelism.world_size == 64
+
+
+def test_afab_needs_no_more_micro_batches_than_one() -> None:
+    assert load(edited(parallelism__pp=3, parallelism__pp_engine="afab")).tokens.batch_accumulation_per_replica == 1
 
 
 def test_a_number_without_a_dot_is_the_number_everyone_means() -> None:

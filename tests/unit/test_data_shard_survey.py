@@ -1,6 +1,7 @@
 """What is remembered of shards spares opening them and changes nothing else; damage and changes are noticed."""
 
 import json
+import os
 
 import pytest
 
@@ -93,6 +94,26 @@ def test_files_written_a_moment_ago_are_read_again(tmp_path, opened):
     for _ in range(2):
         survey_shards(tmp_path / "x")
     assert len(opened) == 6
+
+
+@pytest.mark.parametrize("suffix", ["", ".index", ".metadata"])
+def test_a_shard_of_which_one_file_is_too_new_is_read_again(suffix, folder, opened, monkeypatch):
+    monkeypatch.setattr(shard_survey, "_NUM_REREAD", 0)
+    file = folder / f"00003_unshuffled.ds{suffix}"
+    os.utime(file, (file.stat().st_mtime + 2000,) * 2)
+    survey_shards(folder)
+    opened.clear()
+    survey_shards(folder)
+    assert opened == ["00003_unshuffled.ds"]
+
+
+def test_a_record_of_another_format_is_not_read(folder, opened):
+    survey_shards(folder)
+    record = json.loads((folder / RECORD_NAME).read_text())
+    (folder / RECORD_NAME).write_text(json.dumps({**record, "format": record["format"] + 1}))
+    opened.clear()
+    survey_shards(folder)
+    assert len(opened) == 40
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": 1, "names": ["a"], "facts": [[1]]}', '{"format": 2}'])

@@ -2,6 +2,7 @@
 
 import os
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,25 @@ def test_a_shard_is_invisible_until_it_is_finished(tmp_path):
         "00000_unshuffled.ds.metadata",
     ]
     assert not list((tmp_path / PARTIAL_FOLDER).iterdir())
+
+
+def test_a_shard_is_flushed_before_its_files_have_their_names(tmp_path, monkeypatch):
+    flushed, named = [], []
+    flush, replace = os.fsync, Path.replace
+
+    def watched_flush(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        flush(descriptor)
+
+    def watched_replace(path, target):
+        named.append((target.name, path in flushed))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_flush)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    path = write_shard(tmp_path, 0, 100)
+    assert named == [(path.name + suffix, True) for suffix in (".index", ".metadata", "")]
+    assert flushed[-1] == tmp_path
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):

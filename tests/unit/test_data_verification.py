@@ -78,6 +78,19 @@ def test_verify_ends_with_3_when_a_shard_is_not_sound(folder, capsys):
     assert [report["problem"] is None for report in reports] == [True, False, True]
 
 
+def test_one_shard_is_verified_by_its_path(folder, capsys):
+    (folder / "00001_unshuffled.ds").write_bytes(b"")
+    assert run(["shards", "verify", str(folder / "00002_unshuffled.ds")]) == 0
+    assert "1 shards, 143 documents, 1,000 tokens: all sound" in capsys.readouterr().out
+    assert run(["shards", "verify", str(folder / "00001_unshuffled.ds")]) == EXIT_VERIFICATION
+
+
+def test_stats_refuse_to_sum_up_two_tokenizers(folder, capsys):
+    write_shard(folder, 3, 70, tokenizer="another")
+    assert run(["shards", "stats", str(folder)]) == EXIT_BAD_INPUT
+    assert "different tokenizers: another (2 bytes a token), test-tokenizer" in capsys.readouterr().err
+
+
 def test_verify_says_what_it_could_not_check(folder, capsys):
     assert run(["shards", "verify", str(folder)]) == 0
     assert "--vocab-size" in capsys.readouterr().out
