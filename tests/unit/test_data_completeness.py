@@ -75,6 +75,13 @@ def test_a_shard_that_is_not_what_its_task_wrote_is_found(folder, capsys):
     assert "holds 993 tokens, its task wrote 1,000" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_plan_that_cannot_be_read_is_refused(text, folder):
+    (folder / "logs" / "plan.json").write_text(text)
+    with pytest.raises(InputError, match=r"plan\.json: not readable as a plan"):
+        open_mixture(make_config([{"dataset": {"dataset_folder": str(folder)}}]))
+
+
 def test_a_folder_with_a_plan_and_no_shard_is_found_beside_others(folder, capsys):
     for rank in range(3):
         remove(folder, rank, "", ".index", ".metadata")
