@@ -115,6 +115,16 @@ def test_a_wrong_constant_is_caught_by_the_config_and_by_the_logits(
             gates(*converted)[name]()
 
 
+def test_a_context_of_another_length_is_caught_although_no_logit_shows_it(converted: tuple[Path, Path]) -> None:
+    path = converted[1] / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "max_position_embeddings": 2 * config["max_position_embeddings"]}))
+    gates(*converted)["logits"]()
+    for name in ("config", "all"):
+        with pytest.raises(VerificationError, match="max_position_embeddings"):
+            gates(*converted)[name]()
+
+
 def test_one_flipped_bit_is_caught(converted: tuple[Path, Path]) -> None:
     path = converted[1] / "model.safetensors"
     raw = bytearray(path.read_bytes())

@@ -85,6 +85,22 @@ def test_a_disk_that_takes_no_bytes_still_takes_a_stop(
         assert (tmp_path / "STOP").exists()
 
 
+def test_only_a_signal_that_comes_later_ends_the_launcher_s_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron_zagreus.training import stop_requests
+
+    now, before = [100.0], signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(stop_requests.time, "monotonic", lambda: now[0])
+    with stop_requests.StopRequests(tmp_path) as requests:
+        requests.pass_on()
+        assert not list(tmp_path.iterdir()), "nobody has asked"
+        for now[0], ends in ((100.0, False), (102.9, False), (103.1, True), (109.0, True)):
+            signal.raise_signal(signal.SIGTERM)
+            assert requests.must_end_now == ends
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_signals_become_one_request_and_handlers_are_restored(engine: Any) -> None:
     from nanotron_zagreus.training.signals import SignalRequests
 
