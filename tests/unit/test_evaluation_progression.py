@@ -25,6 +25,11 @@ def test_columns_stand_as_on_the_card_and_rows_by_step() -> None:
     assert [round(row.average.value, 4) for row in table.rows if row.average] == [0.3028, 0.3048]
 
 
+def test_only_whole_thousands_of_steps_are_written_short() -> None:
+    (table,) = build_tables([row for step in ("1500", "2000") for row in row_of(step, 0.2, 0.3, 0.2)])
+    assert [row.title for row in table.rows] == ["1500", "2k"]
+
+
 def test_error_of_the_average_is_that_of_independent_scores() -> None:
     (table,) = build_tables(row_of("1000", 0.2, 0.3, 0.4, error=0.03))
     assert table.rows[0].average is not None

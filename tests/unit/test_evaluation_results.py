@@ -20,7 +20,7 @@ from nanotron_zagreus.evaluation.results import newest_results, read_results, se
 def lm_eval_file(**changes: Any) -> dict[str, Any]:
     """Return what `lm-eval --tasks m_mmlu_pt --num_fewshot 5` writes, as far as it is read."""
     return {
-        "results": {"m_mmlu_pt": {"alias": "m_mmlu_pt", "acc,none": 0.25, "acc_stderr,none": 0.01}},
+        "results": {"m_mmlu_pt": {"alias": "m_mmlu_pt", "sample_len": 10, "acc,none": 0.25, "acc_stderr,none": 0.01}},
         "versions": {"m_mmlu_pt": 0.0},
         "n-shot": {"m_mmlu_pt": 5},
         "n-samples": {"m_mmlu_pt": {"original": 10, "effective": 10}},
@@ -75,6 +75,11 @@ def test_a_step_is_read_from_the_name_that_the_plain_command_recorded(
     put(tmp_path, "1", lm_eval_file(model_name=name))
     put(tmp_path, "2", lm_eval_file(model_name=name, zagreus={"label": "m", "step": 5}))
     assert [found.step for found in read_results(tmp_path)] == [step, 5]
+
+
+def test_a_model_given_by_its_whole_path_is_called_by_its_name(tmp_path: Path) -> None:
+    put(tmp_path, "1", lm_eval_file(model_name="/runs/hf/153k"))
+    assert [found.label for found in read_results(tmp_path)] == ["153k"]
 
 
 def test_a_folder_named_after_a_path_that_leads_up_is_read(tmp_path: Path) -> None:
