@@ -16,7 +16,7 @@ ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic attention benchmark
 	engine_translation gradient_reduction gradients memory model_twin regional_compile step_log step_waits token_mean \
 	training_agreement training_parts training_reports training_saving training_watchdog) \
 	$(patsubst %,tests/integration/test_%.py,convert demo engine_main fast_paths faults_loading faults_ranks faults_saving \
-	faults_stopping launching resume topologies train_command uneven_masks validation)
+	faults_stopping launching reference_run resume topologies train_command uneven_masks validation)
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 
 # The first interpreter that runs and that requirements.lock has wheels for (fasttext-numpy2-wheel ends at 3.12);
