@@ -35,9 +35,11 @@ def test_files_of_interrupted_replacements_and_launches_go_and_others_stay(tmp_p
     for name in (".latest.txt.4711", ".outcome.json.4711", ".probe-host-4711", ".node-ab-0", "latest.txt", ".mine"):
         (tmp_path / name).write_text("5")
     make(tmp_path / ".deleting-5", "old")
-    (tmp_path / ".saving-7").symlink_to(tmp_path)
+    links = (".saving-7", ".replaced-7", ".latest.txt.4712")
+    for name in links:
+        (tmp_path / name).symlink_to(tmp_path / "latest.txt" if name.startswith(".latest") else tmp_path)
     clear_leftovers(tmp_path)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"latest.txt", ".mine", ".saving-7"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"latest.txt", ".mine", *links}
 
 
 def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path: Path) -> None:
