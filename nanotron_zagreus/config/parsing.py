@@ -31,7 +31,9 @@ class UnknownKeyError(InputError):
 
     def __init__(self, path: str, key: str, known: list[str]) -> None:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-        advice = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        # Keys of upstream's that we do not have are often like one of ours: metrics_logging, attention_bias.
+        here = ", ".join(known)
+        advice = f"did you mean {near[0]!r}? If not, remove it" if near else f"remove it; known keys here: {here}"
         super().__init__(f"{path}: unknown key; {advice}")
         self.path, self.key = path, key
 
@@ -189,7 +191,8 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     advice = ""
     if hint is int and isinstance(value, str) and _as_float(value) is not None:
         advice = "; write it as digits, YAML reads this as text"
-    raise InputError(f"{path}: got {_show(value)} ({type(value).__name__}), expected {hint_text}{advice}")
+    kind = "" if value is None else f" ({type(value).__name__})"
+    raise InputError(f"{path}: got {_show(value)}{kind}, expected {hint_text}{advice}")
 
 
 def _known_keys(member: Any, value: dict[str, Any]) -> int:
@@ -210,7 +213,7 @@ def _as_float(value: Any) -> float | None:
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
