@@ -111,13 +111,15 @@ def sources_by_size(config: Config) -> str | None:
 def validation(config: Config) -> str | None:
     """Say that a validation interval without batches validates nothing, and the reverse."""
     tokens = config.tokens
-    if (tokens.val_check_interval > 0) == (tokens.limit_val_batches > 0):
-        return None
-    if tokens.limit_val_batches:
+    is_reached = 0 < tokens.val_check_interval <= tokens.train_steps
+    if tokens.limit_val_batches and not is_reached:
         return (
-            f"tokens.limit_val_batches: {tokens.limit_val_batches:,}, but validation never runs while "
-            f"val_check_interval is {tokens.val_check_interval}; set it to the steps between two validations"
+            f"tokens.limit_val_batches: {tokens.limit_val_batches:,}, but validation never runs in "
+            f"{tokens.train_steps:,} steps while val_check_interval is {tokens.val_check_interval:,}; "
+            "set it to the steps between two validations"
         )
+    if tokens.limit_val_batches or tokens.val_check_interval <= 0:
+        return None
     return f"tokens.val_check_interval: {tokens.val_check_interval:,} has no effect while limit_val_batches is 0"
 
 

@@ -146,8 +146,8 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(errors) == 1:
         raise errors[0]
     # The first names field and value; of the others, what they expected.
-    texts = [str(error) for error in errors]
-    raise InputError(" or ".join([texts[0], *(text.split(", expected ", 1)[-1] for text in texts[1:])]))
+    expected = dict.fromkeys(str(error).split(", expected ", 1)[-1] for error in errors)
+    raise InputError(" or ".join([str(errors[0]), *list(expected)[1:]]))
 
 
 def _refuse_two_forms(sections: list[Any], value: dict[str, Any], path: str) -> None:

@@ -38,6 +38,12 @@ def test_a_slip_is_refused(name: str) -> None:
         load(old, new)
 
 
+def test_two_forms_of_a_section_are_expected_once() -> None:
+    with pytest.raises(InputError) as caught:
+        load("init_method:\n    std: 0.03227", "init_method: random")
+    assert str(caught.value).endswith("model.init_method: got 'random', expected a section with keys")
+
+
 @pytest.mark.parametrize("rate", ["1", "1e-6", "0.5"])
 def test_a_learning_rate_up_to_one_is_a_learning_rate(rate: str) -> None:
     config = load("learning_rate: 0.003", f"learning_rate: {rate}")

@@ -175,6 +175,8 @@ def test_validation_that_never_comes_is_a_notice() -> None:
     text = one_notice(edited(**held_out, tokens__val_check_interval=-1), "limit_val_batches")
     assert text is not None and "never" in text and "val_check_interval" in text
     assert one_notice(edited(**held_out, tokens__val_check_interval=100), "limit_val_batches") is None
+    late = one_notice(edited(**held_out, tokens__val_check_interval=2_000_001), "limit_val_batches")
+    assert late is not None and "never runs in 2,000,000 steps" in late and "2,000,001" in late
 
 
 def test_a_missing_checkpoint_to_start_from_is_a_notice(tmp_path: Path) -> None:
