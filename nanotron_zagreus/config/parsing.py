@@ -23,19 +23,25 @@ T = TypeVar("T")
 
 _MISSING = dataclasses.MISSING
 _MAX_INT = 2**63
+_MAX_SHOWN = 12
+"""Further unknown keys of a section that one error names; a file of upstream's brings as many at once."""
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 class UnknownKeyError(InputError):
-    """A section holds a key that it does not know."""
+    """A section holds keys that it does not know."""
 
-    def __init__(self, path: str, key: str, known: list[str]) -> None:
+    def __init__(self, path: str, keys: list[str], known: list[str]) -> None:
+        key, *others = keys
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
         # Keys of upstream's that we do not have are often like one of ours: metrics_logging, attention_bias.
         here = ", ".join(known)
         advice = f"did you mean {near[0]!r}? If not, remove it" if near else f"remove it; known keys here: {here}"
-        super().__init__(f"{path}: unknown key; {advice}")
-        self.path, self.key = path, key
+        self.path, self.key = _join(path, key), key
+        self.others = f"; unknown here too: {', '.join(map(_name, others[:_MAX_SHOWN]))}" if others else ""
+        if len(others) > _MAX_SHOWN:
+            self.others += ", …"
+        super().__init__(f"{self.path}: unknown key; {advice}{self.others}")
 
 
 def build(cls: type[T], data: Any, path: str = "") -> T:
@@ -53,9 +59,9 @@ def build(cls: type[T], data: Any, path: str = "") -> T:
         raise InputError(f"{path or 'config'}: got {_show(data)}, expected a section with keys")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    for key in data:
-        if key not in fields:
-            raise UnknownKeyError(_join(path, str(key)), str(key), list(fields))
+    unknown = [str(key) for key in data if key not in fields]
+    if unknown:
+        raise UnknownKeyError(path, unknown, list(fields))
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in data:
@@ -218,6 +224,10 @@ def _show(value: Any) -> str:
 
 
 def _join(path: str, name: str) -> str:
-    """Return the path of a key; one that would break or fill the line is quoted and cut."""
-    name = name if name.isprintable() and len(name) <= 80 else _show(name)
-    return f"{path}.{name}" if path else name
+    """Return the path of a key."""
+    return f"{path}.{_name(name)}" if path else _name(name)
+
+
+def _name(key: str) -> str:
+    """Return a key as text for an error; one that would break or fill the line is quoted and cut."""
+    return key if key.isprintable() and len(key) <= 80 else _show(key)

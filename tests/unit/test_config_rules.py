@@ -38,6 +38,18 @@ def test_a_slip_is_refused(name: str) -> None:
         load(old, new)
 
 
+def test_all_keys_that_a_section_does_not_know_are_named_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        load("    seed: 8\n  name", "    seed: 8\n    shuffle_files: true\n    vocab_size: 4\n  name")
+    assert "data.shuffle_files: unknown key; remove it" in str(caught.value)
+    assert str(caught.value).endswith("; unknown here too: vocab_size")
+    flat = "".join(f"  key{i}: 1\n" for i in range(50))
+    with pytest.raises(InputError, match=r"unknown here too: key1, key2, .*, …$"):
+        load("general:\n", f"general:\n{flat}")
+    with pytest.raises(InputError, match=r"it belongs at .*\.adam_beta1, remove it here; unknown here too: adam_eps$"):
+        load("optimizer:\n", "optimizer:\n  adam_beta1: 0.9\n  adam_eps: 1.0e-8\n")
+
+
 def test_two_forms_of_a_section_are_expected_once() -> None:
     with pytest.raises(InputError) as caught:
         load("init_method:\n    std: 0.03227", "init_method: random")
