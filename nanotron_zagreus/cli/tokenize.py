@@ -78,6 +78,10 @@ def tokenize(
     if status:
         print_status(_folders(output, recipe, chosen), as_json=as_json)
         return
+    if encoder == "gigatoken" and slurm_env_command is None:
+        from nanotron_zagreus.data.encoders import require_gigatoken
+
+        require_gigatoken()
     jobs = [_single_job(output, chosen | single)] if recipe is None else _recipe_jobs(recipe, output, chosen, single)
     if executor == "slurm":
         _submit(

@@ -1,6 +1,7 @@
 """`zagreus tokenize`: what it refuses and reports, and Slurm jobs that have not ended (Slurm is two scripts here)."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,11 @@ def test_the_text_column_has_a_default():
         Path("x"), {"inputs": ("a",), "tokenizer": "t", "bos": None, "eos": None, "text_column": None}
     )
     assert job.text_column == "text"
+
+
+@pytest.mark.parametrize("executor", [[], ["--executor", "slurm", "--slurm-partition", "cpu"]])
+def test_an_encoder_that_is_not_installed_is_refused_before_any_task(source, tmp_path, monkeypatch, capsys, executor):
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    assert run([*source, "--encoder", "gigatoken", *executor]) == 2
+    assert "--encoder: gigatoken is not installed; `pip install" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
