@@ -2,7 +2,7 @@
 
 Fields without a default must stand in the file. A field's own rule is checked here; relations
 between fields live in `checks`. The published file (`configs/smollm2/zagreus_350M_por.yaml`) loads as
-it is: keys of both Nanotron generations are accepted, the flat `adam_*` keys of 0.4 excepted.
+it is. Upstream's keys without a meaning here (`lighteval`, `s3_upload`, …) are unknown, and so are 0.4's flat `adam_*`.
 """
 
 from __future__ import annotations
