@@ -31,6 +31,7 @@ _SUFFIXES: dict[str, tuple[Format, str | None]] = {
     ".jsonl.zst": ("jsonl", "zstd"),
     ".json.zst": ("jsonl", "zstd"),
 }
+_PLAIN_TEXT = 'plain text goes into a .jsonl, a line {"text": "…"} for each document'
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
 
 
@@ -80,7 +81,8 @@ def find_files(inputs: Sequence[str]) -> list[CorpusFile]:
         found = _find(name)
         if not found:
             raise MissingInputError(
-                f"--input: {name} holds no text, expected files ending in {', '.join(_SUFFIXES)}; check the path"
+                f"--input: {name} holds no text, expected files ending in {', '.join(_SUFFIXES)}; check the path "
+                f"({_PLAIN_TEXT})"
             )
         for file in sorted(found, key=lambda file: file.path):
             content = file.path if "://" in file.path else os.path.realpath(file.path)
@@ -130,7 +132,9 @@ def _find(name: str) -> list[CorpusFile]:
             splits = json.loads((Path(name) / "dataset_dict.json").read_text())["splits"]
             raise InputError(f"--input: {name} is a dataset of the splits {', '.join(splits)}; name one of its folders")
         if Path(name).is_file() and _kind(name) is None:
-            raise InputError(f"--input: {name} is in no known format, expected one of {', '.join(_SUFFIXES)}")
+            raise InputError(
+                f"--input: {name} is in no known format, expected one of {', '.join(_SUFFIXES)}; {_PLAIN_TEXT}"
+            )
     fs, path = url_to_fs(name)
     try:
         listed = _list(fs, fs.glob(path) if is_pattern else [path])

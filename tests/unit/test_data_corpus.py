@@ -158,13 +158,13 @@ def test_a_wrong_column_is_refused_with_the_right_ones(tmp_path):
 
 def test_inputs_that_hold_nothing_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(MissingInputError, match="holds no text"):
+    with pytest.raises(MissingInputError, match=r"holds no text.*plain text goes into a \.jsonl"):
         find_files([str(tmp_path)])
     with pytest.raises(MissingInputError, match="does not exist"):
         find_files([str(tmp_path / "nowhere")])
     with pytest.raises(MissingInputError, match="holds no text"):
         find_files([str(tmp_path / "*.parquet")])
-    with pytest.raises(InputError, match="no known format"):
+    with pytest.raises(InputError, match=r"no known format.*plain text goes into a \.jsonl"):
         find_files([str(tmp_path / "notes.txt")])
 
 
