@@ -79,7 +79,7 @@ class LocalTasks(LocalPipelineExecutor):
 
 
 def _start_fork_server() -> None:
-    """Start the process that tasks are forked from, deaf to Ctrl-C: it and they get it too, the parent alone answers."""
+    """Start the process that tasks are forked from, deaf to Ctrl-C, which all of them get and the parent answers."""
     multiprocessing.resource_tracker.ensure_running()  # it unblocks the signal, and is started in any case
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

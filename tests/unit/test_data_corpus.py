@@ -131,6 +131,17 @@ def test_damage_is_reported_with_its_row_and_the_rest_is_read(tmp_path):
     assert "has content" in failures[-1]["error"]
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
+def test_a_compressed_file_that_was_cut_is_a_failure_whatever_it_held(pack, tmp_path):
+    """Also where no line shows it: of two parts that were written one after the other the second is missing an end."""
+    suffix = "gz" if pack is gzip.compress else "zst"
+    file = tmp_path / f"a.jsonl.{suffix}"
+    file.write_bytes(pack(jsonl(["a"])) + pack(jsonl(["b", "c"]))[:-5])
+    texts, failures = read(tmp_path, find_files([str(file)]))
+    assert len(failures) == 1 and "the rest of the file is left out" in failures[0]["error"]
+    assert set(texts) <= {"a"}
+
+
 def test_a_line_without_the_key_is_a_failure_and_one_without_text_is_empty(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(["x", ""]) + b'{"content": "lost"}\n{"text": null}\n')
     texts, failures = read(tmp_path, find_files([str(tmp_path / "a.jsonl")]))
