@@ -184,7 +184,9 @@ def _resolve_folder(name: str) -> str:
 def _kind(path: str) -> tuple[Format, str | None] | None:
     """Return a file's format and compression by its name; None: not a file of documents."""
     name = path.rsplit("/", 1)[-1]
-    if name.startswith((".", "cache-", "tmp")):  # a dataset folder may keep the caches of `datasets` beside its data
+    if name.startswith("."):
+        return None
+    if name.startswith(("cache-", "tmp")) and name.endswith(".arrow"):  # what `datasets` keeps beside a dataset's data
         return None
     return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
 
@@ -212,4 +214,7 @@ def _columns(file: CorpusFile) -> list[str]:
 
         with open_lines(raw, file.compression) as lines:
             first = next((line for line in lines if line.strip()), None)
-        return list(orjson.loads(first)) if first else []
+        record = orjson.loads(first) if first else {}
+        if not isinstance(record, dict):
+            raise ValueError("its first line is no JSON object, but " + type(record).__name__)
+        return list(record)

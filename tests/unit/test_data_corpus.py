@@ -80,6 +80,13 @@ def test_what_exists_under_a_patterns_name_is_meant_itself(tmp_path, monkeypatch
     assert [Path(file.path).name for file in find_files(["sp ace [1]"])] == ["c.jsonl"]
 
 
+def test_only_arrow_files_are_taken_for_caches_by_their_names(tmp_path):
+    for name in ("tmp.jsonl", "cache-fr.jsonl.gz", "cache-0123.arrow", "tmp0123.arrow", ".hidden.jsonl"):
+        (tmp_path / name).write_bytes(b"")
+    assert [Path(file.path).name for file in find_files([str(tmp_path)])] == ["cache-fr.jsonl.gz", "tmp.jsonl"]
+    assert len(find_files([str(tmp_path / "tmp.jsonl")])) == 1
+
+
 def test_a_file_named_twice_is_read_once(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(["x"]))
     assert len(find_files([str(tmp_path), str(tmp_path / "a.jsonl")])) == 1
@@ -165,6 +172,10 @@ def test_a_wrong_column_is_refused_with_the_right_ones(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot be read"):
         check_text_column(find_files([str(tmp_path)])[0], "text")
+    for line in (b'[{"text": "a"}, {"text": "b"}]', b'["text"]', b"5"):
+        (tmp_path / "b.jsonl").write_bytes(b"\n" + line)
+        with pytest.raises(InputError, match="no JSON object"):
+            check_text_column(find_files([str(tmp_path / "b.jsonl")])[0], "text")
 
 
 def test_inputs_that_hold_nothing_are_refused(tmp_path):
