@@ -137,6 +137,18 @@ def test_a_source_that_fails_does_not_end_the_recipe(source, tmp_path, monkeypat
     assert captured.out.count("2 of 2 tasks") == 2
 
 
+def test_a_refused_recipe_binds_no_folder_to_what_was_wrong_in_it(source, tmp_path, monkeypatch, capsys):
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "all"
+    good, wrong = {"inputs": [source[2]]}, {"inputs": [source[2]], "text_column": "body"}
+    recipe.write_text(json.dumps({"tokenizer": source[-1], "sources": {"good": good, "wrong": wrong}}))
+    assert run(["tokenize", "--recipe", str(recipe), "--output", str(output)]) == 2
+    assert "body" in capsys.readouterr().err
+    assert not output.exists()
+    recipe.write_text(json.dumps({"tokenizer": source[-1], "sources": {"good": good, "good/": good}}))
+    assert run(["tokenize", "--recipe", str(recipe), "--output", str(output)]) == 2
+    assert "good/tokenized; give each a name" in capsys.readouterr().err
+
+
 def test_empty_documents_and_the_reason_for_tokenizers_are_printed(source, monkeypatch, capsys):
     fake_tokenization(monkeypatch, fail="nothing")
     assert run(source) == 0
