@@ -18,7 +18,7 @@ from nanotron_zagreus.data.attempts import write_whole
 from nanotron_zagreus.data.corpus import CorpusFile, HubDataset, check_text_column, divide_files, find_files
 from nanotron_zagreus.data.encoders import EncoderName
 from nanotron_zagreus.data.tokenizer_identity import RECORD_NAME, read_record
-from nanotron_zagreus.data.tokenizer_loading import TokenizerChoice, choose_tokenizer, load_tokenizer
+from nanotron_zagreus.data.tokenizer_loading import TokenizerChoice, choose_tokenizer, load_tokenizer, vocabulary_size
 from nanotron_zagreus.errors import InputError
 
 _PLAN_FORMAT = 1
@@ -101,7 +101,7 @@ def available_cores() -> int:
 def _check(job: TokenizationJob) -> tuple[Preparation, dict[str, Any], dict[str, Any]]:
     """Return what `prepare` does of ``job``, its plan, and the record for its folder; nothing is written."""
     choice = choose_tokenizer(job.tokenizer, bos=job.bos, eos=job.eos, bos_token=job.bos_token, eos_token=job.eos_token)
-    vocab_size = load_tokenizer(choice).get_vocab_size()
+    vocab_size = vocabulary_size(load_tokenizer(choice))
     plan, record = _make_plan(job), _make_record(job, choice, vocab_size)
     known = read_record(job.output)
     if known is not None:
