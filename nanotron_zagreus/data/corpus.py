@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nanotron_zagreus.data.tokenizer_identity import RECORD_NAME
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 Format = Literal["parquet", "jsonl", "arrow"]
@@ -166,6 +167,10 @@ def _walk(root: Path) -> Iterator[Path]:
         return
     entered = {root.resolve()}
     for folder, subfolders, names in os.walk(root, followlinks=True):
+        if (
+            RECORD_NAME in names and "logs" in subfolders
+        ):  # shards made here; their tasks' lists of failures are no text
+            subfolders.remove("logs")
         new = {name: Path(folder, name).resolve() for name in sorted(subfolders)}
         subfolders[:] = {place: name for name, place in new.items() if place not in entered}.values()
         entered.update(new.values())

@@ -87,6 +87,13 @@ def test_only_arrow_files_are_taken_for_caches_by_their_names(tmp_path):
     assert len(find_files([str(tmp_path / "tmp.jsonl")])) == 1
 
 
+def test_the_logs_of_a_tokenization_below_its_input_are_no_text(tmp_path):
+    for name in ("a.jsonl", "tokenized/tokenization.json", "tokenized/logs/failures/00000.jsonl", "logs/b.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [Path(file.path).name for file in find_files([str(tmp_path)])] == ["a.jsonl", "b.jsonl"]
+
+
 def test_a_file_named_twice_is_read_once(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(["x"]))
     assert len(find_files([str(tmp_path), str(tmp_path / "a.jsonl")])) == 1
