@@ -165,13 +165,28 @@ def test_a_group_has_its_own_limit(folders):
         return open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
 
     open_with(5)
-    with pytest.raises(InputError, match="limit of 3"):
+    with pytest.raises(InputError, match=r"limit of 3; .*raise max_epochs of its group"):
         open_with(3)
+
+
+def test_a_stage_s_group_is_held_to_its_own_limit(folders):
+    """Whatever the group of a later stage allows for the same folder."""
+
+    def open_with(*limits):
+        groups = [{"only": {"dataset_folder": folders["a"], "tokens": 1, "max_epochs": limit}} for limit in limits]
+        starts = zip((1, 11), groups, strict=True)
+        return open_mixture(make_config([{"start": start, "dataset": {"dataset_groups": g}} for start, g in starts]))
+
+    open_with(3, 5)
+    with pytest.raises(InputError, match=r"stage 'stage 0'.*limit of 1"):
+        open_with(1, 5)
+    with pytest.raises(InputError, match=r"stage 'stage 1'.*limit of 4"):
+        open_with(5, 4)
 
 
 def test_repetition_counts_all_stages(folders):
     stages = [{"dataset": {"dataset_folder": folders["a"]}}, {"start": 11, "dataset": {"dataset_folder": folders["a"]}}]
-    with pytest.raises(InputError, match="stage 'stage 1'"):
+    with pytest.raises(InputError, match=r"stage 'stage 1'"):
         open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
 
 
