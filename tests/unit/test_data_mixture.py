@@ -151,45 +151,6 @@ def test_held_out_windows_are_never_trained_on(folders):
     assert mixture.read(held_out)[0].tolist() == list(range(245, 254))
 
 
-def test_a_source_repeated_beyond_the_limit_is_refused(folders):
-    stages = [{"dataset": {"dataset_folder": folders["a"]}}]
-    with pytest.raises(InputError, match=r"4\.71 times.*limit of 4"):
-        open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
-    open_mixture(make_config(stages, zagreus={"max_source_epochs": 5}))
-
-
-def test_a_group_has_its_own_limit(folders):
-    def open_with(max_epochs):
-        group = {"dataset_folder": folders["a"], "tokens": 1, "max_epochs": max_epochs}
-        stages = [{"dataset": {"dataset_groups": {"only": group}}}]
-        return open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
-
-    open_with(5)
-    with pytest.raises(InputError, match=r"limit of 3; .*raise max_epochs of its group"):
-        open_with(3)
-
-
-def test_a_stage_s_group_is_held_to_its_own_limit(folders):
-    """Whatever the group of a later stage allows for the same folder."""
-
-    def open_with(*limits):
-        groups = [{"only": {"dataset_folder": folders["a"], "tokens": 1, "max_epochs": limit}} for limit in limits]
-        starts = zip((1, 11), groups, strict=True)
-        return open_mixture(make_config([{"start": start, "dataset": {"dataset_groups": g}} for start, g in starts]))
-
-    open_with(3, 5)
-    with pytest.raises(InputError, match=r"stage 'stage 0'.*limit of 1"):
-        open_with(1, 5)
-    with pytest.raises(InputError, match=r"stage 'stage 1'.*limit of 4"):
-        open_with(5, 4)
-
-
-def test_repetition_counts_all_stages(folders):
-    stages = [{"dataset": {"dataset_folder": folders["a"]}}, {"start": 11, "dataset": {"dataset_folder": folders["a"]}}]
-    with pytest.raises(InputError, match=r"stage 'stage 1'"):
-        open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
-
-
 def test_a_missing_folder_is_named_with_its_field(folders, tmp_path):
     with pytest.raises(MissingInputError, match=r"data_stages\[0\]\.data\.dataset.*nowhere"):
         open_mixture(make_config([{"dataset": {"dataset_folder": str(tmp_path / "nowhere")}}]))
