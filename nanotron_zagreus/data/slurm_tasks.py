@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ from nanotron_zagreus.data.tokenization import forget_lost_shards, make_pipeline
 from nanotron_zagreus.data.tokenization_plan import Preparation
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.job_queue import job_id_in
+
+_SHELL_SIGNS = re.compile(r"[\s'\"`$&|;<>()\\]")
+"""They mean something else in datatrove 0.10's scripts, which name paths unquoted (executor/slurm.py:305-309, 376)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,11 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
     if shutil.which("sbatch") is None:
         raise InputError("--executor: got slurm, but there is no sbatch here; run it on a login node, or use local")
     output = prepared.job.output
+    if _SHELL_SIGNS.search(str(output.resolve())):
+        raise InputError(
+            f"--output: got {str(output.resolve())!r}; datatrove's Slurm scripts cannot name a path with spaces, "
+            "quotes or other signs of the shell; use another folder, or --executor local"
+        )
     active = active_jobs(output)
     if active:
         raise InputError(

@@ -63,6 +63,16 @@ def test_nothing_is_submitted_while_a_job_of_the_folder_is_in_the_queue(source, 
     assert submit(source) == 0
 
 
+@pytest.mark.parametrize("name", ["with space", "l'eau", "a&b"])
+def test_a_folder_that_an_array_s_script_cannot_name_is_refused(name, source, slurm, tmp_path, capsys):
+    source[source.index("--output") + 1] = str(tmp_path / name)
+    assert submit(source) == 2
+    assert name in capsys.readouterr().err
+    assert not (slurm / "sbatch.calls").exists()
+    source[source.index("--output") + 1] = str(tmp_path / "português-1.0_b,c=d+e@f:g")
+    assert submit(source) == 0
+
+
 def test_a_job_that_slurm_has_forgotten_has_ended_and_other_errors_are_no_answer(source, slurm, capsys):
     assert submit(source) == 0
     (slurm / "squeue.error").write_text("slurm_load_jobs error: Unable to contact slurm controller\n")
@@ -136,6 +146,18 @@ def test_a_source_that_fails_does_not_end_the_recipe(source, tmp_path, monkeypat
     captured = capsys.readouterr()
     assert "one/tokenized: 1 of 2 tasks did not finish" in captured.err
     assert captured.out.count("2 of 2 tasks") == 2
+
+
+def test_a_refused_recipe_binds_no_folder_to_what_was_wrong_in_it(source, tmp_path, monkeypatch, capsys):
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "all"
+    good, wrong = {"inputs": [source[2]]}, {"inputs": [source[2]], "text_column": "body"}
+    recipe.write_text(json.dumps({"tokenizer": source[-1], "sources": {"good": good, "wrong": wrong}}))
+    assert run(["tokenize", "--recipe", str(recipe), "--output", str(output)]) == 2
+    assert "body" in capsys.readouterr().err
+    assert not output.exists()
+    recipe.write_text(json.dumps({"tokenizer": source[-1], "sources": {"good": good, "good/": good}}))
+    assert run(["tokenize", "--recipe", str(recipe), "--output", str(output)]) == 2
+    assert "good/tokenized; give each a name" in capsys.readouterr().err
 
 
 def test_empty_documents_and_the_reason_for_tokenizers_are_printed(source, monkeypatch, capsys):
