@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints.layout import list_steps
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.conversion.prospects import conversion_prospects
 from nanotron_zagreus.data.corpus import HubDataset, find_files
-from nanotron_zagreus.data.readiness import refuse_unfit_data
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.notices import missing_checkpoints, missing_data, missing_tokenizer
 from nanotron_zagreus.slurm.duration import RunEstimate
@@ -51,7 +49,6 @@ def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str,
     hf_home = None if site.hf_home is None else Path(site.hf_home)
     found = [
         None if chain.after else missing_data(config, but=[source.output for source in chain.sources]),
-        None if chain.after or chain.sources else _unfit_data(config),
         *_unconvertible(config, chain),
         missing_tokenizer(config, hf_home) if site.offline else None,
         missing_checkpoints(config),
@@ -66,16 +63,6 @@ def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str,
     if chain.data is not None and not chain.data.is_dir():
         found.append(f"--data: {chain.data} does not exist; `zagreus eval-data` says what belongs there")
     return tuple(text for text in found if text is not None)
-
-
-def _unfit_data(config: Config) -> str | None:
-    """Say what is wrong with data that is all here; a job resumes by itself, whatever the configuration says."""
-    checkpoints = dataclasses.replace(config.checkpoints, resume_checkpoint_path=AUTO)
-    try:
-        refuse_unfit_data(dataclasses.replace(config, checkpoints=checkpoints))
-    except (InputError, OSError) as error:
-        return str(error)
-    return None
 
 
 def _unconvertible(config: Config, chain: Chain) -> list[str]:
