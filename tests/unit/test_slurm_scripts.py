@@ -57,6 +57,11 @@ def test_ranks_that_crash_after_the_outcome_change_nothing(
     assert stage.calls("scontrol requeue") == requeues
 
 
+def test_a_run_that_fails_says_why_in_the_first_place_that_is_looked_at(stage: Stage) -> None:
+    stage.trains(code=1, why="failed", step=4, reason="rank 3: out of memory")
+    assert "failed: rank 3: out of memory; see logs/train-12/train.0.*.log" in stage.run("train", code=1)
+
+
 def test_the_outcome_of_an_earlier_start_does_not_count(stage: Stage) -> None:
     (stage.root / "outcome.json").write_text(json.dumps({"why": "finished", "step": 4, "checkpoint": None}))
     stage.trains(code=1)
