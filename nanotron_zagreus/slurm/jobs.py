@@ -140,10 +140,17 @@ def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool)
     """Return the job array that tokenizes ``sources``, one element each.
 
     Raises:
-        InputError: an output is no data folder of the configuration, or a name cannot stand in a line.
+        InputError: an output is no data folder of the configuration or that of two sources, or a name cannot stand in a
+            line.
     """
     folders = [folder for stage in launch.config.data_stages for folder in stage.data.dataset.folders]
+    outputs = [source.output for source in sources]
     for source in sources:
+        if outputs.count(source.output) > 1:
+            raise InputError(
+                f"--tokenize: {source.output} is given twice, and a folder holds one input; "
+                "give each its own, or one INPUT that holds all files"
+            )
         if source.output not in folders:
             raise InputError(
                 f"--tokenize: {source.output} is none of the configuration's data folders; "

@@ -14,6 +14,26 @@ from nanotron_zagreus.errors import InputError, MissingInputError
 DEFAULT_SITE_FILE = Path("slurm_site.yaml")
 
 _OF_WHOLE_NODES = ("--exclusive", "--nodelist", "--nodefile", "--contiguous", "--switches")
+_OF_MEMORY = ("--mem", "--mem-per-cpu", "--mem-per-gpu")
+_SET_ELSEWHERE = {
+    "--account": "account",
+    "--partition": "partition or cpu_partition",
+    "--time": "time_limit or cpu_time_limit",
+    "--gres": "gpu_type",
+    "--cpus-per-task": "cpus_per_node or cpu_partition_cores",
+    "--nodes": "`zagreus slurm submit --nodes`",
+    "--gpus-per-node": "`zagreus slurm submit --gpus-per-node`",
+    "--output": "`zagreus slurm submit --output`",
+    "--signal": "`zagreus slurm submit --lead`",
+    "--array": "every script itself",
+    "--chdir": "every script itself",
+    "--job-name": "every script itself",
+    "--no-requeue": "every script itself",
+    "--ntasks-per-node": "every script itself",
+    "--open-mode": "every script itself",
+    "--requeue": "every script itself",
+}
+"""Options that the scripts have already, and what sets them: a second one would win unnoticed."""
 _UNSET = re.compile(r"YOUR_|/path/to\b")
 _TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<first>[0-9]+)(?::(?P<second>[0-9]+))?(?::(?P<third>[0-9]+))?")
 _ONE_LINE = re.compile(r"[^\n\r\0]*")
@@ -68,6 +88,9 @@ class Site:
         for directive in self.directives:
             if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
                 raise InputError(f"directives: got {directive!r}, expected an sbatch option such as --exclusive")
+            owner = _SET_ELSEWHERE.get(directive.partition("=")[0])
+            if owner is not None:
+                raise InputError(f"directives: got {directive!r}, but {owner} decides that; leave it out here")
 
     @property
     def partition_without_gpus(self) -> str | None:
@@ -85,8 +108,12 @@ class Site:
         return self.cpu_partition_cores or self.cpus_per_node
 
     def directives_of(self, job: str) -> list[str]:
-        """Return the site's further options of ``job``: train, tokenize, convert or evaluate."""
-        return [text for text in self.directives if job == "train" or text.partition("=")[0] not in _OF_WHOLE_NODES]
+        """Return the site's further options of ``job``: train, tokenize, convert or evaluate.
+
+        A conversion has a memory of its own, which Slurm takes in one form only.
+        """
+        left_out = (() if job == "train" else _OF_WHOLE_NODES) + (_OF_MEMORY if job == "convert" else ())
+        return [text for text in self.directives if text.partition("=")[0] not in left_out]
 
     def gres(self, num_gpus: int) -> str:
         """Return the value of --gres for ``num_gpus`` GPUs of a node."""

@@ -20,6 +20,7 @@ from nanotron_zagreus.slurm.run_plan import make_run_plan
 from nanotron_zagreus.slurm.site import Site
 
 PUBLISHED = load_config("zagreus_350M_por.yaml")
+A_FOLDER = PUBLISHED.data_stages[0].data.dataset.folders[0]
 DAY = 86_400
 SITE = Site(account="mii", partition="boost", time_limit="4-00:00:00", venv="/opt/venv", hf_home="/opt/hf")
 
@@ -138,7 +139,7 @@ def test_the_jobs_read_a_configuration_that_resumes_by_itself() -> None:
 
 
 def test_a_chain_holds_its_jobs_in_order() -> None:
-    folder = PUBLISHED.data_stages[0].data.dataset.folders[0]
+    folder = A_FOLDER
     sources = (TextSource(input="/corpus/por", output=folder, text_column="text"),)
     chain = Chain(sources=sources, hf_folder=Path("hf"), suite="progression-por")
     plan = published_plan(chain, dataclasses.replace(SITE, cpu_partition="serial", directives=("--exclusive",)))
@@ -156,7 +157,7 @@ def test_a_chain_holds_its_jobs_in_order() -> None:
 
 def test_each_job_gets_what_its_nodes_offer() -> None:
     """Whole nodes are chosen for the training alone; jobs without a GPU have a partition, cores and a limit."""
-    folder = PUBLISHED.data_stages[0].data.dataset.folders[0]
+    folder = A_FOLDER
     chain = Chain(sources=(TextSource(input="a", output=folder),), hf_folder=Path("hf"), suite="progression-por")
     site = dataclasses.replace(
         SITE,
@@ -182,12 +183,22 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
     assert partitions == {"tokenize": "serial", "train": "boost", "convert": "serial", "evaluate": "boost"}
 
 
+@pytest.mark.parametrize("memory", ["--mem=0", "--mem-per-cpu=4G", "--mem-per-gpu=60G"])
+def test_a_conversion_keeps_its_own_memory(memory: str) -> None:
+    """Slurm refuses a job that asks for it in two forms."""
+    chain = Chain(hf_folder=Path("hf"), suite="progression-por")
+    plan = published_plan(chain, dataclasses.replace(SITE, directives=(memory,)))
+    asked = {job.name: re.findall(r"^#SBATCH (--mem\S*)", job.text, re.MULTILINE) for job in plan.jobs}
+    assert asked == {"train": [memory], "convert": ["--mem=16G"], "evaluate": [memory]}
+
+
 @pytest.mark.parametrize(
     ("chain", "key_word"),
     [
         (Chain(suite="progression-por"), "--convert"),
         (Chain(sources=(TextSource(input="a", output=Path("elsewhere")),)), "elsewhere"),
-        (Chain(sources=(TextSource(input="a\tb", output=PUBLISHED.data_stages[0].data.dataset.folders[0]),)), "tab"),
+        (Chain(sources=(TextSource(input="a\tb", output=A_FOLDER),)), "tab"),
+        (Chain(sources=(TextSource(input="a", output=A_FOLDER), TextSource(input="b", output=A_FOLDER))), "twice"),
     ],
 )
 def test_a_chain_that_contradicts_itself_is_refused(chain: Chain, key_word: str) -> None:
