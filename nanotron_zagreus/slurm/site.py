@@ -82,6 +82,9 @@ class Site:
         at_least("max_requeues", self.max_requeues, 0)
         if self.cpu_partition_cores is not None:
             at_least("cpu_partition_cores", self.cpu_partition_cores, 1)
+        for name, path in (("venv", self.venv), ("hf_home", self.hf_home or "")):
+            if path.startswith("~") or "$" in path:
+                raise InputError(f"{name}: got {path!r}, but ~ and $ are not expanded here; write the path out")
         seconds_of_time_limit(self.time_limit)
         if self.cpu_time_limit is not None:
             seconds_of_time_limit(self.cpu_time_limit, "cpu_time_limit")

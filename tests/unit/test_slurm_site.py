@@ -45,6 +45,8 @@ def test_a_missing_file_says_how_to_write_one(tmp_path: Path, monkeypatch: pytes
     [
         ({"partition": "YOUR_PARTITION"}, ["partition", "unset"]),
         ({"venv": "/path/to/venv"}, ["venv", "unset"]),
+        ({"venv": "$WORK/venv"}, ["venv", "'$WORK/venv'", "not expanded"]),
+        ({"hf_home": "~/hf"}, ["hf_home", "'~/hf'", "not expanded"]),
         ({"modules": ["YOUR_MODULE"]}, ["modules", "unset"]),
         ({"account": "a\nb"}, ["account", "one line"]),
         ({"account": ""}, ["account", "null"]),

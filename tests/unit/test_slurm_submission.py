@@ -168,6 +168,7 @@ def test_only_the_folders_that_the_chain_tokenizes_may_be_missing(desk: Desk) ->
         (("--tokenize", "hf://datasets/owner/name={folder}"), ["--tokenize", "hf://datasets", "offline"]),
         (("--convert", "hf", "--evaluate", "progresion-por"), ["--evaluate", "progresion-por", "progression-por"]),
         ((*CHAIN, "--data", "nowhere"), ["--data", "nowhere"]),
+        ((*CHAIN, "--data", "clients"), ["--data clients", "lacks", "m_mmlu", "eval-data --suite progression-por"]),
     ],
 )
 def test_a_chain_that_would_fail_later_is_not_submitted(
