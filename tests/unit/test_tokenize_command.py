@@ -62,6 +62,15 @@ def test_nothing_is_submitted_while_a_job_of_the_folder_is_in_the_queue(source, 
     assert submit(source) == 0
 
 
+@pytest.mark.parametrize("name", ["my shards", "100%", "a$b"])
+def test_a_folder_that_a_job_script_would_misread_is_refused(name, source, slurm, tmp_path, capsys):
+    output = source.index("--output") + 1
+    assert submit([*source[:output], str(tmp_path / name), *source[output + 1 :]]) == 2
+    assert f"{name}'" in capsys.readouterr().err
+    assert not (slurm / "sbatch.calls").exists()
+    assert submit([*source[:output], str(tmp_path / "açúcar"), *source[output + 1 :]]) == 0
+
+
 def test_a_job_that_slurm_has_forgotten_has_ended_and_other_errors_are_no_answer(source, slurm, capsys):
     assert submit(source) == 0
     (slurm / "squeue.error").write_text("slurm_load_jobs error: Unable to contact slurm controller\n")
