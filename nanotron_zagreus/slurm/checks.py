@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints.layout import list_steps
@@ -11,7 +12,7 @@ from nanotron_zagreus.data.corpus import HubDataset, find_files
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.notices import missing_checkpoints, missing_data, missing_tokenizer
 from nanotron_zagreus.slurm.duration import RunEstimate
-from nanotron_zagreus.slurm.jobs import AUTO, Chain, Launch
+from nanotron_zagreus.slurm.jobs import AUTO, Chain, Launch, TextSource
 
 _MENDING_OPTIONS = {"--vocab-size", "--special-tokens"}
 """Options of `zagreus convert` that `conversion.prospects` advises."""
@@ -41,6 +42,25 @@ def check_folders(*folders: Path) -> None:
             raise InputError(
                 f"folder {str(folder)!r}: quotes, backslashes, % and # mean something to Slurm; use another folder"
             )
+
+
+def check_sources(config: Config, sources: Sequence[TextSource]) -> None:
+    """Refuse an output that is no data folder of the configuration or that of two sources, and names of two lines."""
+    folders = [folder for stage in config.data_stages for folder in stage.data.dataset.folders]
+    outputs = [source.output for source in sources]
+    for source in sources:
+        if source.output not in folders:
+            raise InputError(
+                f"--tokenize: {source.output} is none of the configuration's data folders; "
+                f"expected one of {', '.join(map(str, dict.fromkeys(folders)))}"
+            )
+        if outputs.count(source.output) > 1:
+            raise InputError(
+                f"--tokenize: {source.output} is given twice, and a folder holds one input; "
+                "give each its own, or one INPUT that holds all files"
+            )
+        if any(character in f"{source.input}{source.output}{source.text_column}" for character in "\t\n\r"):
+            raise InputError(f"--tokenize: {source.input!r} holds a tab or a line break; rename it")
 
 
 def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class Site:
     gpu_type: str | None = None
     """Type in --gres=gpu:TYPE:N, where the cluster has several."""
     max_requeues: int = 20
-    """Time limits that one training job may use up."""
+    """Time limits that one job may use up."""
     directives: tuple[str, ...] = ()
     """Further #SBATCH options of every job, such as --qos=high; those that choose whole nodes, such as --exclusive and
     --nodelist, are the training's alone."""

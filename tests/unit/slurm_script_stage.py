@@ -65,7 +65,7 @@ class Stage:
         own = {
             "train": {"CONFIG": "run.yaml", "LOGS": "logs", "MAX_REQUEUES": "3"},
             "tokenize": {"SOURCES": "sources.tsv", "MAX_REQUEUES": "3"},
-            "convert": {"CONFIG": "run.yaml"},
+            "convert": {"CONFIG": "run.yaml", "MAX_REQUEUES": "3"},
             "evaluate": {"MAX_REQUEUES": "3"},
         }[job]
         shared = {"MODULES": "a b", "VENV": str(self.folder / "venv"), "HF_HOME": "", "OFFLINE": "1"}

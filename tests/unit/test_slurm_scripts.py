@@ -157,6 +157,23 @@ def test_an_evaluation_out_of_time_requeues_itself(stage: Stage) -> None:
     assert "used up" in stage.run("evaluate", code=75, start=3)
 
 
+def test_a_conversion_out_of_time_ends_the_one_under_way_and_requeues_itself(stage: Stage) -> None:
+    for step in (5, 10):
+        (stage.root / str(step)).mkdir()
+    stage.also("zagreus", f'{SIGNAL.format(name="USR1")}\nmkdir -p "$3"; touch "$3/config.json"')
+    stage.run("convert", code=0)
+    assert stage.calls("scontrol requeue") == REQUEUED
+    assert len(stage.calls("zagreus convert")) == 1
+    stage.run("convert", code=0, start=1)
+    assert [call.split()[3] for call in stage.calls("zagreus convert")] == [
+        f"hf_checkpoints/{step}" for step in (5, 10)
+    ]
+    assert stage.calls("scontrol requeue") == REQUEUED, "nothing is left"
+    (stage.root / "15").mkdir()
+    (stage.root / "20").mkdir()
+    assert "used up" in stage.run("convert", code=75, start=3)
+
+
 def test_the_options_of_an_evaluation_reach_it(stage: Stage) -> None:
     stage.run("evaluate", code=0, DATA="eval data", EVALUATE_OPTIONS="--batch-size 16 --limit 2")
     (call,) = stage.calls("zagreus evaluate")
@@ -174,6 +191,13 @@ def test_a_job_that_got_nothing_done_is_not_requeued(job: str, words: str, stage
     stage.program("zagreus", "exec /bin/sleep 60")
     assert words in stage.run(job, code=1)
     assert stage.calls("scontrol requeue") == []
+
+
+def test_a_conversion_whose_time_is_over_before_it_begins_is_not_requeued(stage: Stage) -> None:
+    (stage.root / "5").mkdir()
+    (stage.programs / "activate").write_text(f"export PATH={stage.programs}:$PATH; kill -USR1 $$\n")
+    assert "nothing was converted" in stage.run("convert", code=1)
+    assert stage.calls("zagreus convert") == stage.calls("scontrol requeue") == []
 
 
 def test_a_job_that_is_done_when_its_time_ends_is_done(stage: Stage) -> None:
