@@ -78,6 +78,11 @@ class Site:
             value = getattr(self, field.name)
             for text in value if isinstance(value, tuple) else (value,):
                 self._check_text(field.name, text)
+        if self.network_interface is not None and not re.fullmatch(r"[\w.:-]+", self.network_interface):
+            raise InputError(
+                f"network_interface: got {self.network_interface!r}, expected one name, such as ib0; NCCL would take "
+                "lists and patterns, gloo does not"
+            )
         at_least("cpus_per_node", self.cpus_per_node, 1)
         at_least("max_requeues", self.max_requeues, 0)
         if self.cpu_partition_cores is not None:

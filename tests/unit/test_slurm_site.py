@@ -52,6 +52,8 @@ def test_a_missing_file_says_how_to_write_one(tmp_path: Path, monkeypatch: pytes
         ({"account": ""}, ["account", "null"]),
         ({"time_limit": "soon"}, ["time_limit", "'soon'", "4-00:00:00"]),
         ({"time_limit": 240}, ["time_limit", "240", "text"]),
+        ({"network_interface": "ib0,eno,eth"}, ["network_interface", "'ib0,eno,eth'", "one name"]),
+        ({"network_interface": "^docker"}, ["network_interface", "one name"]),
         ({"max_requeues": -1}, ["max_requeues", "-1"]),
         ({"cpus_per_node": 0}, ["cpus_per_node", ">= 1"]),
         ({"cpu_partition_cores": 0}, ["cpu_partition_cores", ">= 1"]),
