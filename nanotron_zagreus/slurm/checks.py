@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints.layout import list_steps
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.conversion.prospects import conversion_prospects
-from nanotron_zagreus.data.corpus import HubDataset, find_files
+from nanotron_zagreus.data.corpus import HubDataset, check_text_column, find_files
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.notices import missing_checkpoints, missing_data, missing_tokenizer
 from nanotron_zagreus.slurm.duration import RunEstimate
@@ -72,7 +73,7 @@ def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str,
         *_unconvertible(config, chain),
         missing_tokenizer(config, hf_home) if site.offline else None,
         missing_checkpoints(config),
-        *(_missing_text(source.input, offline=site.offline) for source in chain.sources),
+        *(_unreadable_text(source, offline=site.offline) for source in chain.sources),
         _unseen_checkpoints(launch, chain),
         _too_many_requeues(launch, estimate),
     ]
@@ -98,14 +99,15 @@ def _unconvertible(config: Config, chain: Chain) -> list[str]:
     return [f"--convert: {text}" for text in texts if any(name in text for name in lacking)]
 
 
-def _missing_text(text: str, *, offline: bool) -> str | None:
-    """Say that an input of the tokenization is not here; where nodes are online, a URL is not looked up."""
+def _unreadable_text(source: TextSource, *, offline: bool) -> str | None:
+    """Say that an input of the tokenization is not here or lacks its column; no URL is tried where nodes are online."""
+    text = source.input
     if "://" in text or HubDataset.parse(text) is not None:
         return f"--tokenize: {text} is not on this machine, and compute nodes are offline" if offline else None
     try:
-        find_files([text])
+        check_text_column(find_files([text])[0], source.text_column)
     except InputError as error:
-        return str(error).replace("--input", "--tokenize", 1)
+        return re.sub("^--(input|text-column):", "--tokenize:", str(error))
     return None
 
 

@@ -165,6 +165,7 @@ def test_only_the_folders_that_the_chain_tokenizes_may_be_missing(desk: Desk) ->
     [
         (("--tokenize", "/nonexistent/typo={folder}"), ["--tokenize", "/nonexistent/typo"]),
         (("--tokenize", "corpus/typo={folder}"), ["--tokenize", "corpus/typo"]),
+        (("--tokenize", "text.jsonl={folder}:content"), ["--tokenize: ", "text.jsonl", "no 'content'", "it has text"]),
         (("--tokenize", "hf://datasets/owner/name={folder}"), ["--tokenize", "hf://datasets", "offline"]),
         (("--convert", "hf", "--evaluate", "progresion-por"), ["--evaluate", "progresion-por", "progression-por"]),
         ((*CHAIN, "--data", "nowhere"), ["--data", "nowhere"]),
@@ -176,6 +177,7 @@ def test_a_chain_that_would_fail_later_is_not_submitted(
 ) -> None:
     desk.site(offline=True)
     (desk.folder / "tokenizer.json").touch()
+    (desk.folder / "text.jsonl").write_text('{"text": "a"}\n')
     desk.data["tokenizer"]["tokenizer_name_or_path"] = "tokenizer.json"
     desk.config(desk.data)
     _, error = desk.submit(*(text.format(folder=FOLDERS[0]) for text in options), code=2)
@@ -192,7 +194,7 @@ def test_checkpoints_that_one_node_cannot_see_are_not_converted(desk: Desk) -> N
 
 def test_an_input_may_hold_an_equals_sign(desk: Desk) -> None:
     (desk.folder / "corpus" / "lang=pt").mkdir(parents=True)
-    (desk.folder / "corpus" / "lang=pt" / "0.jsonl").write_text('{"text": "a"}\n')
+    (desk.folder / "corpus" / "lang=pt" / "0.jsonl").write_text('{"content": "a"}\n')
     desk.submit("--tokenize", f"corpus/lang=pt={FOLDERS[0]}:content")
     assert (desk.jobs / "sources.tsv").read_text() == f"corpus/lang=pt\t{FOLDERS[0]}\tcontent\n"
 
