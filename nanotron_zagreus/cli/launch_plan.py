@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from nanotron_zagreus.config import Config
     from nanotron_zagreus.slurm.jobs import Chain
     from nanotron_zagreus.slurm.run_plan import RunPlan
+    from nanotron_zagreus.slurm.site import Site
 
 _NO_SPACES = "values here cannot hold spaces"
 
@@ -48,7 +50,7 @@ def plan_launch(launch: LaunchOptions) -> RunPlan:
         rate=launch.rate,
         lead=launch.lead,
     )
-    found = (None if chain.after or chain.sources else _refused_start(config), _lacking_data(chain))
+    found = (None if chain.after or chain.sources else _refused_start(config), _lacking_data(chain, cluster))
     more = [text for text in found if text is not None and text not in plan.obstacles]
     return dataclasses.replace(plan, obstacles=(*plan.obstacles, *more))
 
@@ -69,21 +71,39 @@ def _refused_start(config: Config) -> str | None:
     return None
 
 
-def _lacking_data(chain: Chain) -> str | None:
+def _lacking_data(chain: Chain, site: Site) -> str | None:
     """Say which data sets the evaluation would look for in vain; only lm-eval knows, and it may not be here."""
     from nanotron_zagreus.errors import InputError
     from nanotron_zagreus.evaluation.data_report import needs_of
-    from nanotron_zagreus.evaluation.local_data import missing_data
+    from nanotron_zagreus.evaluation.local_data import may_be_cached, missing_data
 
-    if chain.suite is None or chain.data is None or not chain.data.is_dir():
+    folder = chain.data or _cache_of_jobs(site)
+    if chain.suite is None or folder is None or (chain.data and not chain.data.is_dir()):
         return None
     try:
-        missing = missing_data(needs_of(chain.suite).values(), chain.data)
+        needs = list(needs_of(chain.suite).values())
     except InputError:
         return None
+    if chain.data:
+        missing, place = missing_data(needs, folder), f"--data {folder}"
+    else:
+        missing = [need for need in needs if not may_be_cached(need, folder)]
+        place = f"--evaluate without --data: compute nodes are offline, and the Hugging Face cache {folder}"
     lacking = ", ".join(dict.fromkeys(need.dataset for need in missing))
-    how = f"`zagreus eval-data --suite {chain.suite}` says how to fetch them"
-    return f"--data {chain.data}: lacks {lacking}; {how}" if lacking else None
+    return (
+        f"{place} lacks {lacking}; `zagreus eval-data --suite {chain.suite}` says how to fetch them"
+        if lacking
+        else None
+    )
+
+
+def _cache_of_jobs(site: Site) -> Path | None:
+    """Return the Hugging Face cache that jobs without a network read; None: they have one, or read other places."""
+    if not site.offline or {"HF_HUB_CACHE", "HF_DATASETS_CACHE"} & set(os.environ):
+        return None
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(site.hf_home or HF_HOME)
 
 
 def _chain(launch: LaunchOptions) -> Chain:

@@ -68,6 +68,8 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
     monkeypatch.chdir(tmp_path)
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     desk = Desk(tmp_path, capsys)
     monkeypatch.setenv("PATH", f"{desk.slurm.folder}:{os.environ['PATH']}")
     return desk
@@ -169,19 +171,24 @@ def test_only_the_folders_that_the_chain_tokenizes_may_be_missing(desk: Desk) ->
         (("--tokenize", "hf://datasets/owner/name={folder}"), ["--tokenize", "hf://datasets", "offline"]),
         (("--convert", "hf", "--evaluate", "progresion-por"), ["--evaluate", "progresion-por", "progression-por"]),
         ((*CHAIN, "--data", "nowhere"), ["--data", "nowhere"]),
-        ((*CHAIN, "--data", "clients"), ["--data clients", "lacks", "m_mmlu", "eval-data --suite progression-por"]),
+        ((*CHAIN, "--data", "clients"), ["--data clients lacks", "m_mmlu", "eval-data --suite progression-por"]),
+        (
+            CHAIN,
+            ["--evaluate without --data", "offline", "cache {hf} lacks alexandrainst/m_arc, alexandrainst/m_mmlu;"],
+        ),
     ],
 )
 def test_a_chain_that_would_fail_later_is_not_submitted(
     options: tuple[str, ...], key_words: list[str], desk: Desk
 ) -> None:
-    desk.site(offline=True)
+    (desk.folder / "hf" / "datasets" / "alexandrainst___m_hellaswag").mkdir(parents=True)
+    desk.site(offline=True, hf_home=str(desk.folder / "hf"))
     (desk.folder / "tokenizer.json").touch()
     (desk.folder / "text.jsonl").write_text('{"text": "a"}\n')
     desk.data["tokenizer"]["tokenizer_name_or_path"] = "tokenizer.json"
     desk.config(desk.data)
     _, error = desk.submit(*(text.format(folder=FOLDERS[0]) for text in options), code=2)
-    assert all(word in error for word in key_words), error
+    assert all(word.format(hf=desk.folder / "hf") in error for word in key_words), error
     assert desk.slurm.calls("sbatch") == []
 
 
