@@ -82,6 +82,17 @@ def test_every_script_is_tried_before_anything_is_written(desk: Desk) -> None:
     assert not desk.jobs.exists()
 
 
+def test_a_variable_of_the_shell_overrules_no_script(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch prefers SBATCH_ACCOUNT to a script's account; where the site names none, it is how a user says his."""
+    monkeypatch.setenv("SBATCH_ACCOUNT", "another")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "5")
+    desk.slurm.answer_trials('[ -z "${SBATCH_ACCOUNT:-}${SBATCH_TIMELIMIT:-}" ] || exit 1')
+    desk.submit(*CHAIN)
+    desk.site(account=None)
+    desk.slurm.answer_trials('[ "${SBATCH_ACCOUNT:-}${SBATCH_TIMELIMIT:-}" = another ] || exit 1')
+    desk.slurm_command("check", *CHAIN)
+
+
 def test_a_chain_waits_for_each_other_and_is_remembered(desk: Desk) -> None:
     out, _ = desk.submit(*CHAIN, "--json")
     assert json.loads(out)["jobs"] == {"train": "11", "convert": "12", "evaluate": "13"}
