@@ -14,6 +14,7 @@ from nanotron_zagreus.errors import InputError, MissingInputError
 DEFAULT_SITE_FILE = Path("slurm_site.yaml")
 
 _OF_WHOLE_NODES = ("--exclusive", "--nodelist", "--nodefile", "--contiguous", "--switches")
+_OF_GPUS = ("--mem-per-gpu", "--cpus-per-gpu", "--gpu-bind", "--gpu-freq")
 _OF_MEMORY = ("--mem", "--mem-per-cpu", "--mem-per-gpu")
 _SET_ELSEWHERE = {
     "--account": "account",
@@ -120,7 +121,9 @@ class Site:
 
         A conversion has a memory of its own, which Slurm takes in one form only.
         """
-        left_out = (() if job == "train" else _OF_WHOLE_NODES) + (_OF_MEMORY if job == "convert" else ())
+        left_out: tuple[str, ...] = () if job == "train" else _OF_WHOLE_NODES
+        left_out += _OF_GPUS if job in ("tokenize", "convert") else ()
+        left_out += _OF_MEMORY if job == "convert" else ()
         return [text for text in self.directives if text.partition("=")[0] not in left_out]
 
     def gres(self, num_gpus: int) -> str:

@@ -183,13 +183,17 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
     assert partitions == {"tokenize": "serial", "train": "boost", "convert": "serial", "evaluate": "boost"}
 
 
-@pytest.mark.parametrize("memory", ["--mem=0", "--mem-per-cpu=4G", "--mem-per-gpu=60G"])
-def test_a_conversion_keeps_its_own_memory(memory: str) -> None:
-    """Slurm refuses a job that asks for it in two forms."""
-    chain = Chain(hf_folder=Path("hf"), suite="progression-por")
-    plan = published_plan(chain, dataclasses.replace(SITE, directives=(memory,)))
+@pytest.mark.parametrize(
+    ("directive", "tokenize"),
+    [("--mem=0", ["--mem=0"]), ("--mem-per-cpu=4G", ["--mem-per-cpu=4G"]), ("--mem-per-gpu=60G", [])],
+)
+def test_a_job_is_not_asked_for_memory_that_slurm_would_refuse(directive: str, tokenize: list[str]) -> None:
+    """It takes memory in one form only, of which a conversion has its own, and none by the GPU where there is none."""
+    source = TextSource(input="a", output=A_FOLDER)
+    chain = Chain(sources=(source,), hf_folder=Path("hf"), suite="progression-por")
+    plan = published_plan(chain, dataclasses.replace(SITE, directives=(directive,)))
     asked = {job.name: re.findall(r"^#SBATCH (--mem\S*)", job.text, re.MULTILINE) for job in plan.jobs}
-    assert asked == {"train": [memory], "convert": ["--mem=16G"], "evaluate": [memory]}
+    assert asked == {"tokenize": tokenize, "train": [directive], "convert": ["--mem=16G"], "evaluate": [directive]}
 
 
 @pytest.mark.parametrize(
