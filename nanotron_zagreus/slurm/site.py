@@ -73,6 +73,8 @@ class Site:
     directives: tuple[str, ...] = ()
     """Further #SBATCH options of every job, such as --qos=high; those that choose whole nodes, such as --exclusive and
     --nodelist, are the training's alone."""
+    cpu_directives: tuple[str, ...] | None = None
+    """The same for jobs without a GPU; null: directives."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -94,12 +96,8 @@ class Site:
         seconds_of_time_limit(self.time_limit)
         if self.cpu_time_limit is not None:
             seconds_of_time_limit(self.cpu_time_limit, "cpu_time_limit")
-        for directive in self.directives:
-            if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
-                raise InputError(f"directives: got {directive!r}, expected an sbatch option such as --exclusive")
-            owner = _SET_ELSEWHERE.get(directive.partition("=")[0])
-            if owner is not None:
-                raise InputError(f"directives: got {directive!r}, but {owner} decides that; leave it out here")
+        self._check_directives("directives", self.directives)
+        self._check_directives("cpu_directives", self.cpu_directives or ())
 
     @property
     def partition_without_gpus(self) -> str | None:
@@ -121,14 +119,28 @@ class Site:
 
         A conversion has a memory of its own, which Slurm takes in one form only.
         """
-        left_out: tuple[str, ...] = () if job == "train" else _OF_WHOLE_NODES
-        left_out += _OF_GPUS if job in ("tokenize", "convert") else ()
-        left_out += _OF_MEMORY if job == "convert" else ()
-        return [text for text in self.directives if text.partition("=")[0] not in left_out]
+        without_gpus = job in ("tokenize", "convert")
+        own = self.cpu_directives if without_gpus else None
+        left_out = {
+            *(() if job == "train" or own is not None else _OF_WHOLE_NODES),
+            *(_OF_GPUS if without_gpus else ()),
+            *(_OF_MEMORY if job == "convert" else ()),
+        }
+        directives = self.directives if own is None else own
+        return [text for text in directives if text.partition("=")[0] not in left_out]
 
     def gres(self, num_gpus: int) -> str:
         """Return the value of --gres for ``num_gpus`` GPUs of a node."""
         return ":".join(filter(None, ("gpu", self.gpu_type, str(num_gpus))))
+
+    @staticmethod
+    def _check_directives(name: str, directives: tuple[str, ...]) -> None:
+        for directive in directives:
+            if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
+                raise InputError(f"{name}: got {directive!r}, expected an sbatch option such as --exclusive")
+            owner = _SET_ELSEWHERE.get(directive.partition("=")[0])
+            if owner is not None:
+                raise InputError(f"{name}: got {directive!r}, but {owner} decides that; leave it out here")
 
     @staticmethod
     def _check_text(name: str, text: object) -> None:

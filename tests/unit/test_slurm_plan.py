@@ -169,6 +169,16 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
     plan = published_plan(chain, site)
     assert [job.name for job in plan.jobs if "--exclusive" in job.text or "--nodelist" in job.text] == ["train"]
     assert all("#SBATCH --qos=high" in job.text for job in plan.jobs)
+    others = published_plan(chain, dataclasses.replace(site, cpu_directives=("--qos=cpu", "--exclusive")))
+    assert {job.name: "--qos=high" in job.text for job in others.jobs} == {
+        "tokenize": False,
+        "train": True,
+        "convert": False,
+        "evaluate": True,
+    }
+    assert "#SBATCH --qos=cpu\n#SBATCH --exclusive" in others.script("tokenize").text
+    none = published_plan(chain, dataclasses.replace(site, cpu_directives=()))
+    assert "--qos" not in none.script("convert").text
     limits, cpus, partitions = (
         {job.name: re.search(rf"^#SBATCH --{option}=(\S+)", job.text, re.M)[1] for job in plan.jobs}  # type: ignore[index]
         for option in ("time", "cpus-per-task", "partition")

@@ -61,6 +61,7 @@ def test_a_missing_file_says_how_to_write_one(tmp_path: Path, monkeypatch: pytes
         ({"directives": ["exclusive"]}, ["directives", "'exclusive'", "--exclusive"]),
         ({"directives": ["--x=1; rm"]}, ["directives"]),
         ({"directives": ["--time=00:10:00"]}, ["directives", "--time=00:10:00", "time_limit"]),
+        ({"cpu_directives": ["--partition=x"]}, ["cpu_directives", "--partition=x", "cpu_partition"]),
         ({"directives": ["--no-requeue"]}, ["directives", "--no-requeue"]),
         ({"acount": "x"}, ["acount", "did you mean 'account'"]),
     ],
