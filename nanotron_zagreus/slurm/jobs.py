@@ -182,7 +182,7 @@ def _script(launch: Launch, job: str, directives: Mapping[str, str | None], vari
     shared = {
         "MODULES": " ".join(site.modules),
         "VENV": site.venv,
-        "HF_HOME": site.hf_home or "",
+        "HF_CACHE": site.hf_home or "",
         "OFFLINE": str(int(site.offline)),
     }
     more = [f"--chdir={launch.work_folder}", *site.directives_of(job)]

@@ -123,7 +123,7 @@ def test_the_training_script_holds_the_launch() -> None:
         "#SBATCH --time=4-00:00:00",
         "#SBATCH --signal=B:USR1@300",
         "VENV=/opt/venv",
-        "HF_HOME=/opt/hf",
+        "HF_CACHE=/opt/hf",
     ):
         assert line in [each.partition("  ")[0] for each in text.splitlines()], line
     assert "YOUR_" not in text and "/path/to" not in text

@@ -31,6 +31,18 @@ def test_a_job_with_modules_that_read_unset_variables_runs_to_its_end(job: str, 
     assert stage.calls(f"zagreus {job}")
 
 
+@pytest.mark.parametrize("job", ["train", "tokenize", "evaluate", "convert"])
+def test_a_site_without_a_cache_leaves_the_users_own(job: str, stage: Stage) -> None:
+    """It was looked into before the submission."""
+    (stage.root / "5").mkdir()
+    stage.trains(why="finished", step=9)
+    stage.also("zagreus", f"echo ${{HF_HOME:-none}} >{stage.folder}/home")
+    stage.environment["HF_HOME"] = "/the/users"
+    for cache, home in (("", "/the/users"), ("/the/sites", "/the/sites")):
+        stage.run(job, code=0, HF_CACHE=cache)
+        assert (stage.folder / "home").read_text() == f"{home}\n"
+
+
 def test_a_time_limit_during_startup_is_not_lost(stage: Stage) -> None:
     """Slurm's signal comes up to a minute early: `zagreus check` may still be running."""
     stage.also("zagreus", SIGNAL.format(name="USR1"))
