@@ -118,7 +118,7 @@ def test_an_element_out_of_time_requeues_itself_and_no_other(login: Login) -> No
     (binaries / "activate").write_text(f"export PATH={binaries}:$PATH\n")
     # Finishes a task, and at its first start a second one never.
     stand_in = """#!/bin/bash
-        mkdir -p b/logs/completions; touch "b/logs/completions/${{SLURM_RESTART_COUNT:-0}}"
+        mkdir -p b/logs/completions; touch "b/logs/completions/$SLURM_ARRAY_TASK_ID.${{SLURM_RESTART_COUNT:-0}}"
         echo "$SLURM_ARRAY_TASK_ID" >>{0}/starts
         [ "$SLURM_ARRAY_TASK_ID${{SLURM_RESTART_COUNT:-}}" != 1 ] || exec sleep 600
         """
