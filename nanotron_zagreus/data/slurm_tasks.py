@@ -18,8 +18,8 @@ from nanotron_zagreus.data.tokenization_plan import Preparation
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.job_queue import job_id_in
 
-_SHELL_SIGNS = re.compile(r"[\s'\"`$&|;<>()\\]")
-"""They mean something else in datatrove 0.10's scripts, which name paths unquoted (executor/slurm.py:305-309, 376)."""
+_NOT_IN_A_SCRIPT = re.compile(r"[^\w@+=:,./-]")
+"""What datatrove's script, which quotes nothing, or Slurm, which replaces %, would not take literally in a path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,17 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         workers: tasks that may run at a time; None: as many as Slurm starts.
 
     Raises:
-        InputError: this machine has no sbatch, or jobs submitted before have not ended.
+        InputError: this machine has no sbatch, the folder's name cannot stand in a script, or jobs submitted before
+            have not ended.
         WorkError: sbatch refused the job, or squeue cannot say which jobs have ended.
     """
     if shutil.which("sbatch") is None:
         raise InputError("--executor: got slurm, but there is no sbatch here; run it on a login node, or use local")
     output = prepared.job.output
-    if _SHELL_SIGNS.search(str(output.resolve())):
+    if _NOT_IN_A_SCRIPT.search(str(output.resolve())):
         raise InputError(
-            f"--output: got {str(output.resolve())!r}; datatrove's Slurm scripts cannot name a path with spaces, "
-            "quotes or other signs of the shell; use another folder, or --executor local"
+            f"--output: {str(output.resolve())!r} holds a space or another sign that datatrove's job script would not "
+            "take literally; give a folder of letters, digits and . _ - / alone"
         )
     active = active_jobs(output)
     if active:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -112,6 +113,17 @@ def form_of_data(need: DataNeed, data: Path) -> Literal["hub copy", "plain files
 def missing_data(needs: Iterable[DataNeed], data: Path) -> list[DataNeed]:
     """Return those of ``needs`` for which ``data`` holds nothing usable."""
     return [need for need in needs if form_of_data(need, data) is None]
+
+
+def may_be_cached(need: DataNeed, hf_home: Path) -> bool:
+    """Say whether a Hugging Face cache has a folder for a data set, as a copy or as `datasets` prepared it."""
+    copy = hf_home / "hub" / f"datasets--{need.dataset.replace('/', '--')}"
+    prepared = hf_home / "datasets"  # names in snake case, with ___ for the slash
+    return copy.is_dir() or any(_letters(path.name) == _letters(need.dataset) for path in prepared.glob("*"))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
