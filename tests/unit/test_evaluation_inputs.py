@@ -247,6 +247,42 @@ def test_a_copy_without_data_is_none(tmp_path: Path, file: str) -> None:
             local_overrides(MMLU, tmp_path)
 
 
+CARD = """---
+configs:
+- config_name: de
+  data_files: de/*.parquet
+- config_name: pt
+  data_files:
+  - {split: train, path: data/train-*}
+  - {split: test, path: [data/test.jsonl]}
+---
+"""
+
+
+def test_a_copy_whose_download_was_interrupted_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "alexandrainst/m_mmlu"
+    names = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test.jsonl"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    need = data_need(MMLU)
+    assert need is not None
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
+    assert form_of_data(need, tmp_path) == "hub copy"
+    for name, declared in zip(names, ["data/train-*", "data/train-*", "data/test.jsonl"], strict=True):
+        (folder / name).rename(folder / "unfinished")
+        assert missing_data([need], tmp_path) == [need]
+        with pytest.raises(MissingInputError) as refusal:
+            local_overrides(MMLU, tmp_path)
+        assert f"lacks {declared}, which its README.md declares" in str(refusal.value)
+        (folder / "unfinished").rename(folder / name)
+    # What cannot be judged is left to `datasets`.
+    for card in (CARD.replace("pt", "fr"), CARD.replace(": pt", ": pt\n  data_dir: x"), "---\nconfigs: [\n---\n", ""):
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / names[2]).unlink(missing_ok=True)
+        assert form_of_data(need, tmp_path) == "hub copy", card
+
+
 def test_a_tasks_own_files_are_found_beside_its_yaml(tmp_path: Path) -> None:
     (tmp_path / "heldout.jsonl").touch()
     config = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "heldout.jsonl"}}}
