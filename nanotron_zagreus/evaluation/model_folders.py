@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from nanotron_zagreus.checkpoints.layout import replace_durably
 from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
 from nanotron_zagreus.evaluation.subjects import Subject
@@ -68,8 +69,7 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
 
     out = _converted(subject, cache)
     fingerprint = subject_fingerprint(subject, tokenizer)
-    record = out / _RECORD
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
+    if _made_from(out) == fingerprint:
         return out
     if out.exists():
         shutil.rmtree(out)
@@ -80,7 +80,7 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
         raise type(error)(
             f"{error} (`zagreus convert` has the options named here; evaluate the folder that it makes)"
         ) from error
-    record.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+    replace_durably(out / _RECORD, json.dumps({"fingerprint": fingerprint}).encode())
     return out
 
 
@@ -89,6 +89,15 @@ def forget_converted(subject: Subject, cache: Path) -> None:
     out = _converted(subject, cache)
     if subject.kind == "checkpoint" and (out / _RECORD).is_file():
         shutil.rmtree(out)
+
+
+def _made_from(folder: Path) -> str | None:
+    """Return the fingerprint of the checkpoint that a copy was made from; None where there is no copy or no record."""
+    try:
+        fingerprint = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):  # a full disk or a power cut leaves an empty one
+        return None
+    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def _converted(subject: Subject, cache: Path) -> Path:
