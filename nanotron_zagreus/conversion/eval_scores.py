@@ -6,7 +6,9 @@ model scored, or what nothing tells the model of, is left out and named.
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -78,7 +80,7 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
     """
     if not path.exists():
         raise MissingInputError(f"{path}: no such file or folder of lm-eval results")
-    files = [path] if path.is_file() else _result_files(path)
+    files = [path] if path.is_file() else result_files(path, "results*.json")
     if not files:
         raise MissingInputError(f"{path}: no results*.json under it; give the folder that lm-eval wrote to")
     counting: dict[str, tuple[_Rank, list[Score]]] = {}  # by task
@@ -107,14 +109,17 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
     return sorted(scores, key=lambda score: (score.task, score.metric)), notices
 
 
-def _result_files(folder: Path) -> list[Path]:
-    """Return the result files under ``folder`` but for hidden folders, where `zagreus evaluate` sets old ones aside."""
-    # Plain lm-eval calls the folder of ../hf/5000 ..__hf__5000, which is not hidden on purpose.
-    return [
-        file
-        for file in sorted(folder.rglob("results*.json"))
-        if not any(part.startswith(".") and part[:2] != ".." for part in file.relative_to(folder).parts)
-    ]
+def result_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files under ``folder`` whose names match, but for those in hidden folders, sorted.
+
+    Hidden are converted checkpoints, results set aside, and results being written, which come and go meanwhile.
+    """
+    found = []
+    for base, folders, names in os.walk(folder):
+        # Plain lm-eval calls the folder of ../hf/5000 ..__hf__5000, which is not hidden on purpose.
+        folders[:] = [name for name in folders if not name.startswith(".") or name.startswith("..")]
+        found += [Path(base, name) for name in fnmatch.filter(names, pattern)]
+    return sorted(found)
 
 
 def _rank(task: str, data: dict[str, Any], file: Path) -> _Rank:
