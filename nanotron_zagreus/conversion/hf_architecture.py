@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.checkpoints.architecture import Architecture, check_plain_llama, read_json
-from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.checkpoints.layout import is_step_folder
+from nanotron_zagreus.errors import InputError, MissingInputError
 
 _DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 2048,
@@ -34,6 +35,11 @@ def read_hf_architecture(folder: Path) -> Architecture:
         InputError: no Llama, or one that a plain Nanotron Llama cannot express.
     """
     path = folder / "config.json"
+    if not path.is_file():
+        advice = "give a Hugging Face folder"
+        if is_step_folder(folder):
+            advice = "it is a Nanotron checkpoint, from which training starts as it is, by model.init_method.path"
+        raise MissingInputError(f"{folder}: no {path.name} in it; {advice}")
     data = read_json(path)
     if data.get("model_type") != "llama":
         raise InputError(f"{path}: model_type: got {data.get('model_type')!r}, only 'llama' models are imported")

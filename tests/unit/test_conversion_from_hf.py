@@ -218,6 +218,14 @@ def test_sizes_that_do_not_divide_the_model_are_refused(
         import_folder(hf, tmp_path / "imported", **sizes)  # type: ignore[arg-type]
 
 
+def test_what_is_no_hugging_face_folder_is_told_what_it_is(tmp_path: Path, hf: Path) -> None:
+    with pytest.raises(InputError, match=r"no config\.json in it; give a Hugging Face folder"):
+        import_folder(tmp_path / "none", tmp_path / "imported")
+    with pytest.raises(InputError, match=r"Nanotron checkpoint.*model\.init_method\.path"):
+        import_folder(tmp_path / "source", tmp_path / "imported")
+    assert not (tmp_path / "imported").exists()
+
+
 def test_pickled_weights_are_named_and_not_loaded(tmp_path: Path, hf: Path) -> None:
     (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
     with pytest.raises(MissingInputError, match="pickle"):
