@@ -169,13 +169,14 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture, unknown: set
         del config["extra_special_tokens"]
         config.setdefault("additional_special_tokens", extra)
     if tokenizer.config_path is None:
-        names = {index: token for token, index in tokenizer.vocabulary.items()}
-        for role in ("bos", "eos", "pad"):
-            index = getattr(arch, f"{role}_token_id")
-            if isinstance(index, int) and index in names:
-                config[f"{role}_token"] = names[index]
         config["clean_up_tokenization_spaces"] = False
         config["model_max_length"] = arch.max_position_embeddings
+    names = {index: token for token, index in tokenizer.vocabulary.items()}
+    for role in ("bos", "eos", "pad"):
+        index = getattr(arch, f"{role}_token_id")
+        index = index[0] if isinstance(index, tuple) else index
+        if not config.get(f"{role}_token") and index in names:
+            config[f"{role}_token"] = names[index]
     return config
 
 

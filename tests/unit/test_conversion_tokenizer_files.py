@@ -94,7 +94,7 @@ def test_a_token_that_only_the_config_names_is_left_out_and_said(source: Path, t
     )  # fmt: skip
     (source / "special_tokens_map.json").write_text('{"bos_token": "<s>", "pad_token": {"content": "<pad>"}}')
     config, notices = written(source, tmp_path / "out")
-    assert "pad_token" not in config and "eos_token" not in config and config["bos_token"] == "<s>"
+    assert "pad_token" not in config and (config["bos_token"], config["eos_token"]) == ("<s>", "</s>")
     assert config["additional_special_tokens"] == ["<s>"] and config["added_tokens_decoder"] == {
         "0": {"content": "<s>"}
     }
@@ -117,6 +117,13 @@ def test_a_merge_with_a_space_inside_stays_a_pair(source: Path, tmp_path: Path) 
     (source / "tokenizer.json").write_text(json.dumps(data))
     written(source, tmp_path / "out")
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+def test_an_end_of_text_that_only_the_model_names_is_named_for_the_tokenizer_too(source: Path, tmp_path: Path) -> None:
+    """lm-eval cannot generate with a tokenizer that names none."""
+    (source / "tokenizer_config.json").write_text('{"bos_token": "</s>", "eos_token": null}')
+    config, _ = written(source, tmp_path / "out")
+    assert (config["bos_token"], config["eos_token"], config.get("pad_token")) == ("</s>", "</s>", None)
 
 
 def test_a_lone_file_gets_its_special_tokens_from_the_model(source: Path, tmp_path: Path) -> None:
