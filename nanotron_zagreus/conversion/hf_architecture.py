@@ -83,6 +83,9 @@ def _rope_theta(data: dict[str, Any], path: Path) -> float:
             )
         if section.get("rope_theta") is not None:
             found[f"{key}.rope_theta"] = section["rope_theta"]
+    for key, value in found.items():
+        if not isinstance(value, int | float):
+            raise InputError(f"{path}: {key}: got {value!r}, expected a positive number")
     if len(set(found.values())) > 1:
         listing = ", ".join(f"{key} = {value}" for key, value in found.items())
         raise InputError(f"{path}: {listing}: transformers 4 and 5 would disagree about this model; correct the file")

@@ -151,9 +151,13 @@ def load_model(folder: Path, rounded_to: str = "F32") -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # its checks of a config raise classes of their own, torch's asserts, and more
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise VerificationError(f"{folder}: transformers cannot load it: {reason}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
             raise VerificationError(f"{folder}: loading reports {kind}: {sorted(map(str, info[kind]))[:4]}")
