@@ -8,12 +8,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from nanotron_zagreus.checkpoints.layout import replace_durably
 from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
-from nanotron_zagreus.evaluation.subjects import Subject
+from nanotron_zagreus.evaluation.subjects import Subject, training_section
 from nanotron_zagreus.hub_errors import first_line, hub_errors
 
 CONVERTED = ".converted"
@@ -39,11 +37,9 @@ def checkpoint_tokenizer(checkpoint: Path, tokenizer: str | None) -> str:
     """
     if tokenizer:
         return tokenizer
-    path = checkpoint / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    name = ((config or {}).get("tokenizer") or {}).get("tokenizer_name_or_path")
+    name = training_section(checkpoint, "tokenizer").get("tokenizer_name_or_path")
     if not name:
-        raise InputError(f"{checkpoint}: its config.yaml names no tokenizer; give it with --tokenizer")
+        raise InputError(f"{checkpoint}: no config.yaml that names its tokenizer; give it with --tokenizer")
     return str(name)
 
 

@@ -10,7 +10,7 @@ from nanotron_zagreus.conversion import to_hf
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation import model_folders
 from nanotron_zagreus.evaluation.model_folders import checkpoint_tokenizer, forget_converted, hf_folder
-from nanotron_zagreus.evaluation.subjects import Subject
+from nanotron_zagreus.evaluation.subjects import Subject, find_subjects
 from tests.unit.test_evaluation_inputs import checkpoint, folder_of
 
 
@@ -45,3 +45,14 @@ def test_a_checkpoint_without_tokenizer_asks_for_one(tmp_path: Path) -> None:
     (named / "config.yaml").write_text("tokens: {}\n", encoding="utf-8")
     with pytest.raises(InputError, match="--tokenizer"):
         checkpoint_tokenizer(named, None)
+
+
+@pytest.mark.parametrize("text", [b"tokens: {sequence_length: [", b"- a", b"tokens: 3\ntokenizer: x", b"\xff\xfe", b""])
+def test_a_configuration_that_cannot_be_read_is_as_none(tmp_path: Path, text: bytes) -> None:
+    """It must not end the evaluation, or the watch, of all checkpoints beside it."""
+    damaged = checkpoint(tmp_path / "ck" / "5", 5, 5)
+    (damaged / "config.yaml").write_bytes(text)
+    (found,) = find_subjects([str(tmp_path / "ck")])
+    assert (found.step, found.tokens) == (5, None)
+    with pytest.raises(InputError, match=r"ck/5.*--tokenizer"):
+        checkpoint_tokenizer(damaged, None)
