@@ -70,7 +70,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_FILE
     if path.is_symlink() or not path.is_file():
-        raise MissingInputError(f"{path}: no manifest there; the checkpoint is not whole, or not of this project")
+        raise MissingInputError(
+            f"{path}: no manifest there; the checkpoint is not whole, or no run of this project saved it: an "
+            "imported one has none, nor has another Nanotron's"
+        )
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes are too many for a manifest")
     try:

@@ -125,7 +125,7 @@ def read_point(folder: Path) -> ResumePoint:
         facts = manifest.read_manifest(folder)
     except MissingInputError as error:
         raise MissingInputError(
-            f"{error}. A checkpoint of another program cannot be resumed; train from its weights with "
+            f"{error}. A checkpoint without one cannot be resumed; train from its weights with "
             f"model.init_method.path: {folder}"
         ) from error
     manifest.verify(folder, only=(layout.CONFIG_FILE, layout.MODEL_CONFIG_FILE, layout.METADATA_FILE))
