@@ -222,24 +222,6 @@ def test_replicas_that_differ_are_named_and_all_of_them_without_a_majority(
     assert caught.value.agreed
 
 
-def test_lines_that_the_disk_refuses_are_left_out_whole_with_one_warning(
-    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from nanotron_zagreus.training import line_file
-
-    lines = line_file.LineFile(tmp_path / "metrics.jsonl")
-    lines.append("first")
-    write = line_file.os.write
-    monkeypatch.setattr(line_file.os, "write", lambda descriptor, content: write(descriptor, content[:3]))
-    lines.append("second")
-    lines.append("third")
-    monkeypatch.undo()
-    lines.append("fourth")
-    lines.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == "first\nfourth\n"
-    assert capsys.readouterr().err.count("lines are left out") == 1
-
-
 def test_random_states_come_back(engine: Any, tmp_path: Path) -> None:
     from nanotron_zagreus.training.random_state import current_random_state, restore_random_state, write_random_state
 
