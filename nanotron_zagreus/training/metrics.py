@@ -5,13 +5,10 @@ Only one rank writes: the first that holds the loss.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -45,43 +42,6 @@ class StepMetrics:
     model_tflops_per_gpu: float
     """By Nanotron's convention, which counts full instead of causal attention."""
     eta_seconds: int
-
-
-class StepClock:
-    """Tells how long a step took, as the mean over the steps since it was last asked.
-
-    A GPU works behind the host: the wait for a step's figures is also the wait for the steps launched before it. A
-    single step can therefore be timed only where every step is looked at. Saving and validation do not count. Where
-    figures are read when the next step is launched, that launch belongs to the time of the step read.
-    """
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._steps = 0
-
-    @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        """Count what happens inside as one step."""
-        with self.waiting():
-            yield
-        self._steps += 1
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside to the steps before."""
-        started = time.perf_counter()
-        yield
-        self._seconds += time.perf_counter() - started
-
-    def take_steps(self) -> int:
-        """Return the steps since the last call."""
-        steps, self._steps = self._steps, 0
-        return steps
-
-    def take_seconds(self) -> float:
-        """Return the seconds since the last call."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
 
 
 def log_line(metrics: StepMetrics, train_steps: int) -> str:

@@ -60,26 +60,6 @@ def test_the_log_line_has_upstreams_fields_in_order(engine: Any) -> None:
     )
 
 
-def test_a_step_on_a_device_that_works_behind_the_host_is_timed_over_all_steps_since_the_last_look(
-    engine: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from nanotron_zagreus.training import metrics
-
-    now = [0.0]
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
-    clock = metrics.StepClock()
-    for _ in range(4):
-        with clock.step():
-            now[0] += 0.01  # launched, not done
-        now[0] += 100.0  # a save, a validation
-    with clock.waiting():
-        now[0] += 3.96
-    assert clock.take_seconds() / clock.take_steps() == pytest.approx(1.0)
-    with clock.step():
-        now[0] += 2.0
-    assert clock.take_seconds() / clock.take_steps() == pytest.approx(2.0)
-
-
 class OneGroupOptimizer:
     """Stands for the engine's wrapper around a torch optimizer."""
 
