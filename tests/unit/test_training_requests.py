@@ -40,6 +40,26 @@ def test_the_reason_of_a_stop_is_not_that_of_an_earlier_save(engine: Any, tmp_pa
     assert control.shared_reason() == ""
 
 
+def test_a_folder_out_of_reach_for_a_moment_ends_no_run(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.training.control import Request, StepControl
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    def refuse(path: Path, **options: Any) -> Any:
+        raise OSError(116, "Stale file handle", str(path))
+
+    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
+    (tmp_path / "STOP").touch()
+    with monkeypatch.context() as outage:
+        outage.setattr(Path, "stat", refuse)
+        outage.setattr(Path, "unlink", refuse)
+        assert [control.agree()[0] for _ in range(2)] == [Request.NONE, Request.NONE]
+        control.clear_files()
+    assert control.agree()[0] is Request.STOP
+    assert capsys.readouterr().err.count("Stale file handle") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_reason_of_a_stop_is_the_signal_that_the_launcher_got(
     number: signal.Signals, engine: Any, tmp_path: Path
