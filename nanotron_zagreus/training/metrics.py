@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -73,8 +74,9 @@ class MetricsWriter:
         root = config.checkpoints.checkpoints_path
         root.mkdir(parents=True, exist_ok=True)
         self._file = LineFile(root / METRICS_FILE)
-        self._tensorboard = _open_tensorboard(root) if config.zagreus.tracking.tensorboard else None
-        self._wandb = _open_wandb(config) if config.zagreus.tracking.wandb else None
+        tracking = config.zagreus.tracking
+        self._tensorboard = _started("tensorboard", lambda: _open_tensorboard(root)) if tracking.tensorboard else None
+        self._wandb = _started("wandb", lambda: _open_wandb(config)) if tracking.wandb else None
 
     def write(self, metrics: StepMetrics) -> None:
         """Record one step; a resumed run appends, the last line of a step counts."""
@@ -101,10 +103,22 @@ class MetricsWriter:
     def close(self) -> None:
         """Flush and close everything."""
         self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        try:
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+        except Exception as error:
+            print(f"zagreus: trackers failed at the end: {error}", file=sys.stderr)
+
+
+def _started(name: str, open_tracker: Callable[[], Any]) -> Any:
+    """Return a tracker, or None where it fails: a server out of reach must not keep a run from going on."""
+    try:
+        return open_tracker()
+    except Exception as error:
+        print(f"zagreus: {name} did not start, this run goes on without it: {error}", file=sys.stderr)
+        return None
 
 
 def _open_tensorboard(root: Path) -> Any:

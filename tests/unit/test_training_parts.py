@@ -119,10 +119,14 @@ def test_a_tracker_that_fails_is_given_up_and_the_figures_go_on(
         def add_scalar(self, *arguments: Any) -> None:
             raise OSError(28, "No space left on device")
 
+    def out_of_reach(config: Any) -> Any:
+        raise TimeoutError("no server")
+
     config = load_config("zagreus_tiny.yaml")
     checkpoints = dataclasses.replace(config.checkpoints, checkpoints_path=tmp_path)
-    tracking = dataclasses.replace(config.zagreus.tracking, tensorboard=True)
+    tracking = dataclasses.replace(config.zagreus.tracking, tensorboard=True, wandb=True)
     monkeypatch.setattr(metrics, "_open_tensorboard", lambda root: Full())
+    monkeypatch.setattr(metrics, "_open_wandb", out_of_reach)
     zagreus = dataclasses.replace(config.zagreus, tracking=tracking)
     writer = metrics.MetricsWriter(dataclasses.replace(config, checkpoints=checkpoints, zagreus=zagreus))
     values = dict.fromkeys((field.name for field in dataclasses.fields(metrics.StepMetrics)), 1)
@@ -130,7 +134,8 @@ def test_a_tracker_that_fails_is_given_up_and_the_figures_go_on(
         writer.write(metrics.StepMetrics(**values))
     writer.close()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
-    assert capsys.readouterr().err.count("No space left") == 1
+    told = capsys.readouterr().err
+    assert told.count("No space left") == 1 and "wandb did not start, this run goes on without it: no server" in told
 
 
 def test_a_start_that_fails_is_recorded_in_place_of_the_run_before(tmp_path: Path) -> None:
