@@ -181,6 +181,11 @@ def check_fits(config: Config, point: ResumePoint) -> None:
         raise InputError(
             f"model.dtype: got {config.model.dtype}, but {point.folder} was trained in {saved.model.dtype}"
         )
+    if config.optimizer.accumulate_grad_in_fp32 and not saved.optimizer.accumulate_grad_in_fp32:
+        raise InputError(
+            f"optimizer.accumulate_grad_in_fp32: got true, but {point.folder} was trained with false and holds no fp32 "
+            "master weights; restore it, or start a new run from its weights with model.init_method.path"
+        )
     if saved.tokens.sequence_length != config.tokens.sequence_length:
         raise InputError(
             f"tokens.sequence_length: got {config.tokens.sequence_length}, but {point.folder} was trained with "

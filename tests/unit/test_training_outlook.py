@@ -115,6 +115,15 @@ def test_what_a_resume_refuses_is_refused(configure: Callable[..., Config], chec
     assert shard.exists()
 
 
+def test_master_weights_that_a_checkpoint_lacks_are_missed_before_the_launch(
+    configure: Callable[..., Config], check: Callable[..., str]
+) -> None:
+    bf16 = {"dtype": "bfloat16"}
+    write_descriptions(configure(model=bf16), 10)
+    error = check(configure(checkpoints=AUTO, model=bf16, optimizer={"accumulate_grad_in_fp32": True}), code=2)
+    assert "optimizer.accumulate_grad_in_fp32" in error and "model.init_method.path" in error
+
+
 def test_other_weights_for_a_stage_that_was_begun_are_refused(
     configure: Callable[..., Config], check: Callable[..., str], tmp_path: Path
 ) -> None:
