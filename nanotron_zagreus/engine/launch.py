@@ -32,10 +32,14 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def process_started_at() -> float:
-    """Return when this process was started, in seconds since the epoch; elsewhere than on Linux, a little later."""
+def launch_started_at() -> float:
+    """Return when this process's launch began, in seconds since the epoch; elsewhere than on Linux, a little later.
+
+    Under torchrun that is when torchrun was started: nodes may wait for each other for minutes before there are ranks.
+    """
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     try:
-        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])  # field 22, starttime
+        ticks = int(Path(f"/proc/{launcher}/stat").read_text().rsplit(")", 1)[1].split()[19])  # field 22, starttime
     except (OSError, ValueError, IndexError):
         return time.time() - time.process_time()
     alive = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -80,7 +80,7 @@ class StepControl:
         """Remove request files that were meant for an earlier run; those written while this one started stay."""
         if not self._looks_at_files:
             return
-        started_at = launch.process_started_at()
+        started_at = launch.launch_started_at()
         for name in (STOP_FILE, SAVE_FILE):
             path = self._root / name
             with self._only_warning():
