@@ -38,7 +38,7 @@ class _Pending:
     facts: dict[str, Any]
     thread: threading.Thread | None = None
     records: list[FileRecord] = field(default_factory=list)
-    error: str | None = None
+    error: Exception | None = None
 
 
 class CheckpointSaver:
@@ -197,7 +197,7 @@ def _write(pending: _Pending, snapshot: Snapshot, beat: Callable[[], None]) -> N
             _sync_up_to(folder, pending.aside)
             beat()
     except Exception as error:  # raised on all ranks by finish()
-        pending.error = f"{type(error).__name__}: {error}"
+        pending.error = error
 
 
 def _sync_up_to(folder: Path, top: Path) -> None:
@@ -209,7 +209,7 @@ def _sync_up_to(folder: Path, top: Path) -> None:
 
 def _result(pending: _Pending) -> list[FileRecord]:
     if pending.error is not None:
-        raise OSError(pending.error)
+        raise pending.error
     return pending.records
 
 
