@@ -46,6 +46,27 @@ def launch_started_at() -> float:
     return time.time() - alive
 
 
+def check_restart() -> str:
+    """Return what to know about torchrun's `--max_restarts`, empty where it is not used or will do.
+
+    Raises:
+        InputError: torchrun has started the ranks again, and they would read what the ranks before them left in the
+            rendezvous store: torch 2.13 (static_tcp_rendezvous.py:60, dynamic_rendezvous.py:1209) keeps one for all.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not int(
+        os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    ):
+        return ""
+    text = (
+        "--max_restarts: ranks that torchrun starts again find the rendezvous store of those before, and would take "
+        "their words for one another's; for restarts that work give torchrun --rdzv_backend=c10d and export "
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or leave --max_restarts out and run the same command again"
+    )
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        raise InputError(text)
+    return text
+
+
 def node() -> int:
     """torchrun's number of the node that this rank runs on, 0 without torchrun."""
     return int(os.environ.get("GROUP_RANK", "0"))
