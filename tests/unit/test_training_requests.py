@@ -126,6 +126,21 @@ def test_a_disk_that_takes_no_bytes_still_takes_a_stop(
         assert (tmp_path / "STOP").exists()
 
 
+def test_a_folder_out_of_reach_does_not_end_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanotron_zagreus.training.stop_requests import StopRequests
+
+    def refuse(path: Path, **options: Any) -> Any:
+        raise OSError(116, "Stale file handle", str(path))
+
+    with StopRequests(tmp_path) as requests:
+        signal.raise_signal(signal.SIGTERM)
+        requests.pass_on()
+        for call in ("stat", "touch", "unlink"):
+            monkeypatch.setattr(Path, call, refuse)
+        requests.pass_on()
+    assert not requests.must_end_now
+
+
 def test_signals_become_one_request_and_handlers_are_restored(engine: Any) -> None:
     from nanotron_zagreus.training.signals import SignalRequests
 
