@@ -137,7 +137,11 @@ class CheckpointSaver:
         if self._deleting is not None and self._deleting.is_alive():
             return  # what it leaves, the next save deletes
         if self._ranks.is_leader and keeping.keep_last is not None:
-            steps = steps_to_prune(root, keep_last=keeping.keep_last, keep_every=keeping.keep_every, verified=True)
+            try:
+                steps = steps_to_prune(root, keep_last=keeping.keep_last, keep_every=keeping.keep_every, verified=True)
+            except OSError as error:  # as of a step that cannot be deleted
+                print(f"zagreus: could not look for old checkpoints to delete: {error}", file=sys.stderr)
+                return
             self._deleting = threading.Thread(target=_delete_steps, args=(root, steps), name="zagreus-pruner")
             self._deleting.start()
 
