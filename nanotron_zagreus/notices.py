@@ -6,6 +6,7 @@ returns None when there is nothing to say. What could not run at all is refused 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -111,13 +112,15 @@ def sources_by_size(config: Config) -> str | None:
 def validation(config: Config) -> str | None:
     """Say that a validation interval without batches validates nothing, and the reverse."""
     tokens = config.tokens
-    if (tokens.val_check_interval > 0) == (tokens.limit_val_batches > 0):
-        return None
-    if tokens.limit_val_batches:
+    is_reached = 0 < tokens.val_check_interval <= tokens.train_steps
+    if tokens.limit_val_batches and not is_reached:
         return (
-            f"tokens.limit_val_batches: {tokens.limit_val_batches:,}, but validation never runs while "
-            f"val_check_interval is {tokens.val_check_interval}; set it to the steps between two validations"
+            f"tokens.limit_val_batches: {tokens.limit_val_batches:,}, but validation never runs in "
+            f"{tokens.train_steps:,} steps while val_check_interval is {tokens.val_check_interval:,}; "
+            "set it to the steps between two validations"
         )
+    if tokens.limit_val_batches or tokens.val_check_interval <= 0:
+        return None
     return f"tokens.val_check_interval: {tokens.val_check_interval:,} has no effect while limit_val_batches is 0"
 
 
@@ -186,12 +189,14 @@ def missing_tokenizer(config: Config, hf_home: Path | None = None) -> str | None
         return None
     if "/" in name and Path(name.partition("/")[0]).is_dir():
         return absent
-    where = "" if hf_home is None else f" of {hf_home}"
+    where = into = ""
+    if hf_home is not None:  # not by HF_HOME, which is where a login is remembered, too
+        where, into = f" of {hf_home}", f" --cache-dir {shlex.quote(str(hf_home / 'hub'))}"
     gated = name.split("/")[0] in _GATED_OWNERS
     access = "it is gated: accept its licence on huggingface.co, then " if gated else ""
     return (
         f"tokenizer.tokenizer_name_or_path: {name} is not in the Hugging Face cache{where}; {access}"
-        f"run `hf download {name} --include '*.json'` with a network, before going offline"
+        f"run `hf download {name} --include '*.json'{into}` with a network, before going offline"
     )
 
 

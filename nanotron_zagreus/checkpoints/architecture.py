@@ -75,6 +75,7 @@ class Architecture:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
                 raise InputError(f"{name}: got {value!r}, expected a positive number")
+        self._check_special_tokens()
         for name in ("rope_interleaved", "tie_word_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: got {getattr(self, name)!r}, expected true or false")
@@ -87,6 +88,18 @@ class Architecture:
             raise InputError(
                 f"num_key_value_heads: {self.num_key_value_heads} does not divide num_attention_heads "
                 f"{self.num_attention_heads}"
+            )
+
+    def _check_special_tokens(self) -> None:
+        """Refuse ids that are none, and a padding token without a row, with which transformers makes no model."""
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            ids = value if name == "eos_token_id" and isinstance(value, tuple) and value else (value,)
+            if value is not None and not all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in ids):
+                raise InputError(f"{name}: got {value!r}, expected a token's id, or null for none")
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise InputError(
+                f"pad_token_id: got {self.pad_token_id}, expected less than vocab_size {self.vocab_size}, or null"
             )
 
     @property

@@ -127,9 +127,11 @@ def _steps_meant(path: Path) -> tuple[Path, list[int]]:
         return path, list_steps(path)
     step = step_number(path.absolute())
     if step is None:
+        advice = f"read it with `zagreus checkpoints verify {path}`"
+        if not (path / MANIFEST_FILE).is_file():
+            advice = f"it has no {MANIFEST_FILE} to be verified by, and `zagreus convert` checks what it reads of it"
         raise InputError(
-            f"{path}: is one checkpoint, not a folder of steps; read it with `zagreus checkpoints verify {path}`, or "
-            "give a run's checkpoints_path"
+            f"{path}: is one checkpoint, not a folder of steps; {advice}, or give a run's checkpoints_path"
         )
     return path.absolute().parent, [step]
 

@@ -70,7 +70,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_FILE
     if path.is_symlink() or not path.is_file():
-        raise MissingInputError(f"{path}: no manifest there; the checkpoint is not whole, or not of this project")
+        raise MissingInputError(
+            f"{path}: no manifest there; the checkpoint is not whole, or no run of this project saved it: an "
+            "imported one has none, nor has another Nanotron's"
+        )
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes are too many for a manifest")
     try:
@@ -128,9 +131,11 @@ def _problem(folder: Path, record: FileRecord, hashes: bool) -> str | None:
     size = path.stat().st_size
     if size != record.bytes:
         return f"{record.path}: {size} bytes, the manifest says {record.bytes}"
-    if hashes and hash_file(path) != record.sha256:
-        return f"{record.path}: content differs from the manifest's hash"
-    return None
+    try:
+        is_same = not hashes or hash_file(path) == record.sha256
+    except OSError as error:  # it names no file once one is open
+        return f"{record.path}: cannot be read ({error.strerror})"
+    return None if is_same else f"{record.path}: content differs from the manifest's hash"
 
 
 def _refuse_outside(folder: Path, name: str, manifest: Path) -> None:

@@ -68,7 +68,7 @@ def verify(
             damaged.append(str(error))
             print(f"{step}: {error}")
     if damaged:
-        raise VerificationError(f"{len(damaged)} damaged: {damaged[0]}")
+        raise VerificationError(f"{len(damaged)} damaged or without a manifest: {damaged[0]}")
 
 
 def prune(

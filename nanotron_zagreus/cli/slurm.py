@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nanotron_zagreus.cli.launch_options import LaunchOptions, with_launch_options
+from nanotron_zagreus.cli.launch_plan import plan_launch
 
 if TYPE_CHECKING:
-    from nanotron_zagreus.config import Config
-    from nanotron_zagreus.slurm.jobs import Chain
     from nanotron_zagreus.slurm.run_plan import RunPlan
-
-_NO_SPACES = "values here cannot hold spaces"
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +49,7 @@ def render(
     from nanotron_zagreus.errors import InputError
     from nanotron_zagreus.slurm.launch_folder import write_files
 
-    plan = _plan(launch)
+    plan = plan_launch(launch)
     _say(plan)
     names = [each.name for each in plan.jobs]
     if job not in names:
@@ -81,7 +77,7 @@ def check(launch: LaunchOptions) -> None:
     """
     from nanotron_zagreus.errors import InputError, WorkError
 
-    plan = _plan(launch)
+    plan = plan_launch(launch)
     _say(plan)
     num_refused = 0
     try:
@@ -114,7 +110,7 @@ def submit(
 
     from nanotron_zagreus.slurm.launch_folder import submit as submit_plan
 
-    plan = _plan(launch)
+    plan = plan_launch(launch)
     _say(plan)
     if dry_run:
         for each in plan.jobs:
@@ -127,119 +123,6 @@ def submit(
     for name, job_id in ids.items():
         print(f"{name}: job {job_id}")
     _note(f"scripts and logs: {plan.launch.folder}; save and stop: touch {_stop_file(plan)}")
-
-
-def _plan(launch: LaunchOptions) -> RunPlan:
-    """Load configuration and site and plan the run."""
-    import dataclasses
-
-    from nanotron_zagreus.config import load_config
-    from nanotron_zagreus.slurm.checks import check_launch
-    from nanotron_zagreus.slurm.run_plan import make_run_plan
-    from nanotron_zagreus.slurm.site import load_site
-
-    chain = _chain(launch)
-    config = load_config(launch.config_file)
-    check_launch(config, launch.nodes, launch.gpus_per_node)
-    cluster = load_site(launch.site_file)
-    if launch.time is not None:
-        others = cluster.time_limit_without_gpus
-        cluster = dataclasses.replace(cluster, time_limit=launch.time, cpu_time_limit=others)
-    plan = make_run_plan(
-        config,
-        cluster,
-        nodes=launch.nodes,
-        gpus_per_node=launch.gpus_per_node,
-        folder=launch.output or Path("slurm_jobs") / config.general.run.replace(" ", "-"),
-        chain=chain,
-        rate=launch.rate,
-        lead=launch.lead,
-    )
-    refused = None if chain.after or chain.sources else _refused_start(config)
-    if refused is None or refused in plan.obstacles:
-        return plan
-    return dataclasses.replace(plan, obstacles=(*plan.obstacles, refused))
-
-
-def _refused_start(config: Config) -> str | None:
-    """Say what the training would refuse to begin with; a job goes on by itself, whatever the configuration says."""
-    import dataclasses
-
-    from nanotron_zagreus.errors import InputError, VerificationError
-    from nanotron_zagreus.slurm.jobs import AUTO
-    from nanotron_zagreus.training.outlook import look_ahead
-
-    checkpoints = dataclasses.replace(config.checkpoints, resume_checkpoint_path=AUTO)
-    try:
-        look_ahead(dataclasses.replace(config, checkpoints=checkpoints))
-    except (InputError, VerificationError, OSError) as error:
-        return str(error)
-    return None
-
-
-def _chain(launch: LaunchOptions) -> Chain:
-    """Return the jobs around the training that the options name."""
-    from nanotron_zagreus.errors import InputError
-    from nanotron_zagreus.evaluation.suites import find_suite
-    from nanotron_zagreus.slurm.jobs import Chain, TextSource
-
-    after = tuple(job for text in launch.after or () for job in text.split(":"))
-    if not all(job.isdecimal() for job in after):
-        raise InputError(
-            f"--after: got {', '.join(launch.after or ())}, expected the numbers of jobs, as 4711 or 4711:4712"
-        )
-    _check_passed_options(launch)
-    if launch.evaluate is not None:
-        try:
-            find_suite(launch.evaluate)
-        except InputError as error:
-            raise InputError(f"--evaluate: {error}") from error
-    return Chain(
-        sources=tuple(map(TextSource.parse, launch.tokenize or ())),
-        eos=launch.eos,
-        hf_folder=launch.convert,
-        convert_options=launch.convert_options.strip(),
-        suite=launch.evaluate,
-        evaluate_options=launch.evaluate_options.strip(),
-        results=launch.results,
-        data=launch.data,
-        after=after,
-    )
-
-
-def _check_passed_options(launch: LaunchOptions) -> None:
-    """Refuse options that a job's command does not have: the job would find out when the training is over."""
-    from nanotron_zagreus.cli.convert import convert
-    from nanotron_zagreus.cli.evaluate import evaluate
-    from nanotron_zagreus.errors import InputError
-
-    _parse_options("convert", convert, ["CHECKPOINT", "OUT", "--tokenizer", "TOKENIZER"], launch.convert_options)
-    own = ["FOLDER", "--suite", "SUITE", "--output", "RESULTS", "--data", "DATA"]
-    set_here = {"paths": "--convert", "suite": "--evaluate", "output": "--results", "data": "--data"}
-    before, after = (_parse_options("evaluate", evaluate, own, text) for text in ("", launch.evaluate_options))
-    for name, option in set_here.items():
-        if after[name] != before[name]:
-            spaces = f", and {_NO_SPACES}" if name == "paths" else ""
-            raise InputError(
-                f"--evaluate-options: got {launch.evaluate_options!r}: {option} sets the evaluation's {name}{spaces}"
-            )
-
-
-def _parse_options(name: str, function: Callable[..., None], own: list[str], text: str) -> dict[str, Any]:
-    """Return the values of a command's parameters, given the arguments of the job's script and those in ``text``."""
-    from nanotron_zagreus.errors import InputError
-
-    if "--help" in text.split():
-        raise InputError(f"--{name}-options: got {text!r}: --help runs nothing; see `zagreus {name} --help`")
-    app = typer.Typer(add_completion=False)
-    app.command()(function)
-    try:
-        with typer.main.get_command(app).make_context(name, [*own, *text.split()]) as context:
-            return context.params
-    except Exception as error:  # a usage error; its class is click's or typer's own, depending on typer's version
-        reason = getattr(error, "message", None) or f"{type(error).__name__}, see `zagreus {name} --help`"
-        spaces = f"; {_NO_SPACES}" if "unexpected extra argument" in reason else ""
-        raise InputError(f"--{name}-options: got {text!r}: {reason}{spaces}") from error
 
 
 def _say(plan: RunPlan) -> None:

@@ -13,7 +13,7 @@ from nanotron_zagreus.cli.tokenization_reports import print_outcome, print_statu
 
 if TYPE_CHECKING:
     from nanotron_zagreus.data.slurm_tasks import SlurmOptions
-    from nanotron_zagreus.data.tokenization_plan import Preparation, TokenizationJob
+    from nanotron_zagreus.data.tokenization_plan import TokenizationJob
 
 
 def tokenize(
@@ -78,6 +78,10 @@ def tokenize(
     if status:
         print_status(_folders(output, recipe, chosen), as_json=as_json)
         return
+    if encoder == "gigatoken" and slurm_env_command is None:
+        from nanotron_zagreus.data.encoders import require_gigatoken
+
+        require_gigatoken()
     jobs = [_single_job(output, chosen | single)] if recipe is None else _recipe_jobs(recipe, output, chosen, single)
     if executor == "slurm":
         _submit(
@@ -147,9 +151,10 @@ def _submit(
 ) -> None:
     from nanotron_zagreus.data.slurm_tasks import submit_to_slurm
     from nanotron_zagreus.data.tokenization import forget_failed, summarize
+    from nanotron_zagreus.data.tokenization_plan import prepare_all
 
     submitted = []
-    for prepared in _prepare_all(jobs):
+    for prepared in prepare_all(jobs):
         output = prepared.job.output
         if redo_failed:
             forget_failed(prepared)
@@ -168,10 +173,11 @@ def _run_here(jobs: list[TokenizationJob], *, workers: int | None, redo_failed: 
     from dataclasses import asdict
 
     from nanotron_zagreus.data.tokenization import forget_failed, problems_of, tokenize_locally
+    from nanotron_zagreus.data.tokenization_plan import prepare_all
     from nanotron_zagreus.errors import WorkError
 
     outcomes, problems = [], []
-    for prepared in _prepare_all(jobs):
+    for prepared in prepare_all(jobs):
         if redo_failed:
             forget_failed(prepared)
         output = prepared.job.output
@@ -189,10 +195,3 @@ def _run_here(jobs: list[TokenizationJob], *, workers: int | None, redo_failed: 
         print(json.dumps(outcomes, indent=1))
     if problems:
         raise WorkError("; ".join(problems))
-
-
-def _prepare_all(jobs: list[TokenizationJob]) -> list[Preparation]:
-    """Check every job before the first starts."""
-    from nanotron_zagreus.data.tokenization_plan import prepare
-
-    return [prepare(job) for job in jobs]

@@ -80,7 +80,8 @@ class DatasetSection:
         for folder in self.dataset_folder if isinstance(self.dataset_folder, dict) else ():
             path_text("dataset_folder", folder)
         if (self.dataset_folder is None) == (self.dataset_groups is None):
-            raise InputError("dataset_folder: expected either dataset_folder or dataset_groups, and not both")
+            given = "neither it nor" if self.dataset_folder is None else "it and"
+            raise InputError(f"dataset_folder: got {given} dataset_groups, expected one of the two")
         if not self.folders:
             raise InputError("dataset_folder: got no folder, expected at least one folder of .ds shards")
         for folder, times in Counter(os.path.normpath(folder) for folder in self.folders).items():

@@ -47,7 +47,8 @@ def load_config_text(text: str, origin: str) -> Config:
         check_relations(config)
     except UnknownKeyError as error:
         elsewhere = " or ".join(field_paths(Config, error.key))
-        text = f"{error.path}: unknown key; it belongs at {elsewhere}" if elsewhere else str(error)
+        advice = f"{error.path}: unknown key; it belongs at {elsewhere}, remove it here{error.others}"
+        text = advice if elsewhere else str(error)
         raise InputError(f"{origin}: {text}") from error
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanotron_zagreus.config.rules import at_least, at_most
+from nanotron_zagreus.config.rules import at_least, at_most, epsilon
 from nanotron_zagreus.errors import InputError
 
 _LARGEST = {
@@ -73,9 +73,9 @@ class ModelConfigSection:
         heads, kv_heads = self.num_attention_heads, self.kv_heads
         at_least("num_key_value_heads", kv_heads, 1)
         at_least("max_position_embeddings", self.max_position_embeddings, 1)
-        for name in ("rms_norm_eps", "rope_theta"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}: got {getattr(self, name)}, expected a positive number")
+        epsilon("rms_norm_eps", self.rms_norm_eps)
+        if not self.rope_theta >= 1:
+            raise InputError(f"rope_theta: got {self.rope_theta}, expected a number >= 1, such as 10000")
         if self.hidden_size % heads:
             raise InputError(
                 f"num_attention_heads: {heads} does not divide hidden_size {self.hidden_size}; choose a divisor"

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from nanotron_zagreus.config.rules import at_least
+from nanotron_zagreus.config.rules import at_least, epsilon
 from nanotron_zagreus.errors import InputError
 
 
@@ -26,8 +26,8 @@ class LearningRateSection:
     """Learning rate after the decay; None: learning_rate, that is, no decay."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < 10:
-            raise InputError(f"learning_rate: got {self.learning_rate}, expected a number between 0 and 10")
+        if not 0 < self.learning_rate <= 1:
+            raise InputError(f"learning_rate: got {self.learning_rate}, expected a number above 0 and at most 1")
         at_least("lr_warmup_steps", self.lr_warmup_steps, 0)
         if self.min_decay_lr is not None and not 0 <= self.min_decay_lr <= self.learning_rate:
             raise InputError(
@@ -52,8 +52,7 @@ class AdamWSection:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: got {getattr(self, name)}, expected 0 <= beta < 1")
-        if self.adam_eps <= 0:
-            raise InputError(f"adam_eps: got {self.adam_eps}, expected a positive number")
+        epsilon("adam_eps", self.adam_eps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,17 +23,25 @@ T = TypeVar("T")
 
 _MISSING = dataclasses.MISSING
 _MAX_INT = 2**63
+_MAX_SHOWN = 12
+"""Further unknown keys of a section that one error names; a file of upstream's brings as many at once."""
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 class UnknownKeyError(InputError):
-    """A section holds a key that it does not know."""
+    """A section holds keys that it does not know."""
 
-    def __init__(self, path: str, key: str, known: list[str]) -> None:
+    def __init__(self, path: str, keys: list[str], known: list[str]) -> None:
+        key, *others = keys
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-        advice = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
-        super().__init__(f"{path}: unknown key; {advice}")
-        self.path, self.key = path, key
+        # Keys of upstream's that we do not have are often like one of ours: metrics_logging, attention_bias.
+        here = ", ".join(known)
+        advice = f"did you mean {near[0]!r}? If not, remove it" if near else f"remove it; known keys here: {here}"
+        self.path, self.key = _join(path, key), key
+        self.others = f"; unknown here too: {', '.join(map(_name, others[:_MAX_SHOWN]))}" if others else ""
+        if len(others) > _MAX_SHOWN:
+            self.others += ", …"
+        super().__init__(f"{self.path}: unknown key; {advice}{self.others}")
 
 
 def build(cls: type[T], data: Any, path: str = "") -> T:
@@ -51,9 +59,9 @@ def build(cls: type[T], data: Any, path: str = "") -> T:
         raise InputError(f"{path or 'config'}: got {_show(data)}, expected a section with keys")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    for key in data:
-        if key not in fields:
-            raise UnknownKeyError(_join(path, str(key)), str(key), list(fields))
+    unknown = [str(key) for key in data if key not in fields]
+    if unknown:
+        raise UnknownKeyError(path, unknown, list(fields))
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in data:
@@ -144,8 +152,8 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(errors) == 1:
         raise errors[0]
     # The first names field and value; of the others, what they expected.
-    texts = [str(error) for error in errors]
-    raise InputError(" or ".join([texts[0], *(text.split(", expected ", 1)[-1] for text in texts[1:])]))
+    expected = dict.fromkeys(str(error).split(", expected ", 1)[-1] for error in errors)
+    raise InputError(" or ".join([str(errors[0]), *list(expected)[1:]]))
 
 
 def _refuse_two_forms(sections: list[Any], value: dict[str, Any], path: str) -> None:
@@ -189,7 +197,8 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     advice = ""
     if hint is int and isinstance(value, str) and _as_float(value) is not None:
         advice = "; write it as digits, YAML reads this as text"
-    raise InputError(f"{path}: got {_show(value)} ({type(value).__name__}), expected {hint_text}{advice}")
+    kind = "" if value is None else f" ({type(value).__name__})"
+    raise InputError(f"{path}: got {_show(value)}{kind}, expected {hint_text}{advice}")
 
 
 def _known_keys(member: Any, value: dict[str, Any]) -> int:
@@ -210,11 +219,15 @@ def _as_float(value: Any) -> float | None:
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _join(path: str, name: str) -> str:
-    """Return the path of a key; one that would break or fill the line is quoted and cut."""
-    name = name if name.isprintable() and len(name) <= 80 else _show(name)
-    return f"{path}.{name}" if path else name
+    """Return the path of a key."""
+    return f"{path}.{_name(name)}" if path else _name(name)
+
+
+def _name(key: str) -> str:
+    """Return a key as text for an error; one that would break or fill the line is quoted and cut."""
+    return key if key.isprintable() and len(key) <= 80 else _show(key)

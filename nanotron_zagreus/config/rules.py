@@ -25,10 +25,21 @@ def path_text(name: str, text: str) -> None:
     if not text.strip() or "\0" in text:
         raise InputError(f"{name}: got {text!r}, expected a path")
     name_of_a_file(name, text)
-    if text.startswith("~") or "$" in text:
-        raise InputError(f"{name}: got {text!r}; ~ and $variables are not expanded here, write the path out")
+    written_out(name, text)
     if "://" in text:
         raise InputError(f"{name}: got {text!r}; only paths of this machine's file systems are read, copy it there")
+
+
+def written_out(name: str, text: str) -> None:
+    """Refuse what a shell would expand, and we would not."""
+    if text.startswith("~") or "$" in text:
+        raise InputError(f"{name}: got {text!r}; ~ and $variables are not expanded here, write the path out")
+
+
+def epsilon(name: str, value: float) -> None:
+    """Refuse an epsilon of 1 or more, which has lost the minus of its exponent, and what is not positive."""
+    if not 0 < value < 1:
+        raise InputError(f"{name}: got {value}, expected a number between 0 and 1, such as 1e-5")
 
 
 def name_of_a_file(name: str, text: str) -> None:

@@ -2,7 +2,7 @@
 
 Fields without a default must stand in the file. A field's own rule is checked here; relations
 between fields live in `checks`. The published file (`configs/smollm2/zagreus_350M_por.yaml`) loads as
-it is: keys of both Nanotron generations are accepted, the flat `adam_*` keys of 0.4 excepted.
+it is. Upstream's keys without a meaning here (`lighteval`, `s3_upload`, …) are unknown, and so are 0.4's flat `adam_*`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nanotron_zagreus.config.data import DataStageSection
 from nanotron_zagreus.config.model import ModelSection
 from nanotron_zagreus.config.optimizer import OptimizerSection
 from nanotron_zagreus.config.reliability import CheckpointKeepingSection, GuardsSection
-from nanotron_zagreus.config.rules import at_least, name_of_a_file
+from nanotron_zagreus.config.rules import at_least, name_of_a_file, written_out
 from nanotron_zagreus.errors import InputError
 
 _MAX_SEED = 2**32 - 1
@@ -164,6 +164,7 @@ class TokenizerSection:
         if not self.tokenizer_name_or_path.strip():
             raise InputError("tokenizer_name_or_path: got nothing, expected a hub id, a folder or a tokenizer.json")
         name_of_a_file("tokenizer_name_or_path", self.tokenizer_name_or_path)
+        written_out("tokenizer_name_or_path", self.tokenizer_name_or_path)
         if self.tokenizer_revision is not None:
             raise InputError(
                 f"tokenizer_revision: got {self.tokenizer_revision}, only null is supported; download that revision "

@@ -28,7 +28,8 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        raise InputError(f"{origin}: not readable as YAML: {' '.join(str(error).split())}") from error
+        text = " ".join(str(error).replace('in "<unicode string>", line', "at line").split())
+        raise InputError(f"{origin}: not readable as YAML: {text}") from error
     except RecursionError as error:
         raise InputError(f"{origin}: nested too deeply to be a config") from error
     except (ValueError, IndexError, AttributeError) as error:

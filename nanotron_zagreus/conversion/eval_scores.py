@@ -6,6 +6,9 @@ model scored, or what nothing tells the model of, is left out and named.
 
 from __future__ import annotations
 
+import fnmatch
+import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +25,8 @@ _NOT_METRICS = ("alias", "name", "sample_len")
 _OWN_SECTION = "zagreus"
 """Where `zagreus evaluate` says what lm-eval does not record."""
 _MAX_NAMED = 4
+
+_Rank = tuple[bool, int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +65,13 @@ class Score:
 
 
 def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[str]]:
-    """Return the model's scores, the newest per task, and what was left out.
+    """Return the model's scores, and what was left out.
+
+    Of several results of a task the newest on all documents counts; without such a one, that on the most documents,
+    again the newest: what `zagreus progress` shows.
 
     Args:
-        path: an lm-eval result file, or a folder with result files of any models under it.
+        path: an lm-eval result file, or a folder with result files of any models under it, hidden folders left out.
         model: whose scores to take.
 
     Raises:
@@ -72,10 +80,10 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
     """
     if not path.exists():
         raise MissingInputError(f"{path}: no such file or folder of lm-eval results")
-    files = [path] if path.is_file() else sorted(path.rglob("results*.json"), key=lambda file: file.stat().st_mtime)
+    files = [path] if path.is_file() else result_files(path, "results*.json")
     if not files:
         raise MissingInputError(f"{path}: no results*.json under it; give the folder that lm-eval wrote to")
-    scores: dict[tuple[str, str], Score] = {}
+    counting: dict[str, tuple[_Rank, list[Score]]] = {}  # by task
     foreign: dict[str, str] = {}  # what each is called here -> what may be published of it
     digest_of = cache(_digest)  # many results are often one checkpoint's, and its files may be large
     for file in files:
@@ -89,14 +97,47 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
             foreign[name or unnamed] = public_name(name) if name else unnamed
             continue
         for task, metrics in results.items():
-            if isinstance(metrics, dict):
-                scores |= {(task, score.metric): score for score in _task_scores(task, metrics, data)}
+            rank = _rank(task, data, file)
+            if isinstance(metrics, dict) and (task not in counting or rank >= counting[task][0]):
+                counting[task] = rank, _task_scores(task, metrics, data)
+    scores = [score for _, found in counting.values() for score in found]
     if not scores and foreign:
         raise InputError(f"{path}: no results of {model.names[0]}, only of {_some(foreign)}; give its own results")
     # Kept in what is published: without the paths of this machine.
     others = dict.fromkeys(foreign.values())
     notices = [f"{last_part(path)}: results of {_some(others)} left out: another model's"] if foreign else []
-    return sorted(scores.values(), key=lambda score: (score.task, score.metric)), notices
+    return sorted(scores, key=lambda score: (score.task, score.metric)), notices
+
+
+def result_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files under ``folder`` whose names match, but for those in hidden folders, sorted.
+
+    Hidden are converted checkpoints, results set aside, and results being written, which come and go meanwhile.
+    """
+    found = []
+    for base, folders, names in os.walk(folder):
+        # Plain lm-eval calls the folder of ../hf/5000 ..__hf__5000, which is not hidden on purpose.
+        folders[:] = [name for name in folders if not name.startswith(".") or name.startswith("..")]
+        found += [Path(base, name) for name in fnmatch.filter(names, pattern)]
+    return sorted(found)
+
+
+def _rank(task: str, data: dict[str, Any], file: Path) -> _Rank:
+    """Return what orders the results of one task: those on all documents last, and the newest last among equals."""
+    date = data.get("date")
+    newness = float(date) if isinstance(date, int | float) else file.stat().st_mtime
+    if _limit(data) is None:
+        return True, 0, newness
+    counts = data.get("n-samples")
+    count = counts.get(task) if isinstance(counts, dict) else None
+    num_documents = count.get("effective") if isinstance(count, dict) else None
+    return False, num_documents if isinstance(num_documents, int) else 0, newness
+
+
+def _limit(data: dict[str, Any]) -> float | None:
+    config = data.get("config")
+    limit = config.get("limit") if isinstance(config, dict) else None
+    return float(limit) if isinstance(limit, int | float) else None
 
 
 def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
@@ -141,15 +182,14 @@ def _digest(checkpoint: Path) -> str | None:
 
 
 def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> list[Score]:
-    shots, config = data.get("n-shot"), data.get("config")
+    shots = data.get("n-shot")
     num_shots = shots.get(task) if isinstance(shots, dict) else None
-    limit = config.get("limit") if isinstance(config, dict) else None
     found = []
     for key, value in metrics.items():
         name, _, filter_name = key.partition(",")
         if name in _NOT_METRICS or name.endswith("_stderr") or isinstance(value, bool):
             continue
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or not math.isfinite(value):
             continue
         error = metrics.get(f"{name}_stderr,{filter_name}")
         found.append(
@@ -157,9 +197,9 @@ def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> li
                 task=task,
                 metric=name if filter_name in ("", "none") else f"{name},{filter_name}",
                 value=float(value),
-                error=f"{error:.4f}" if isinstance(error, float) else "-",
+                error=f"{error:.4f}" if isinstance(error, float) and math.isfinite(error) else "-",
                 num_shots="-" if num_shots is None else str(num_shots),
-                limit=float(limit) if isinstance(limit, int | float) else None,
+                limit=_limit(data),
             )
         )
     return found

@@ -9,6 +9,7 @@ from typing import Any
 from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.logit_gate import NUM_RANDOM_TOKENS
 from nanotron_zagreus.conversion.verify import load_model, verify_config
+from nanotron_zagreus.conversion.verify_tokenizer import TEXTS
 from nanotron_zagreus.errors import VerificationError
 
 MAX_LOGIT_DIFFERENCE = 1e-4
@@ -21,12 +22,6 @@ step of max/127, the scale itself rounded to float16)."""
 SMALLEST_WEIGHT = {"F32": 0.0, "BF16": 2**-126, "Q8_0": 127 * 2**-25}
 """Absolute error that comes on top: BF16 loses what float32 calls subnormal, and Q8_0's scale is a float16, off by
 2^-25 where it is subnormal. Rows of tokens that never occur in training decay that far."""
-
-_TEXTS = (
-    "A inteligência artificial é uma disciplina que",
-    "def add(a, b):\n    return a + b  # 12345\n",
-    "L'été, città, mañana -- 3.14159 \t tabs\n\n",
-)
 
 
 def verify_gguf(folder: Path, path: Path, arch: Architecture, gguf_type: str) -> dict[str, float]:
@@ -100,7 +95,7 @@ def _compare_tokenizers(folder: Path, path: Path) -> None:
 
     ours = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     theirs = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
-    for text in _TEXTS:
+    for text in TEXTS:
         wanted = ours(text, add_special_tokens=False)["input_ids"]
         found = theirs(text, add_special_tokens=False)["input_ids"]
         if wanted != found:

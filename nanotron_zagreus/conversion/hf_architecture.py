@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.checkpoints.architecture import Architecture, check_plain_llama, read_json
-from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.checkpoints.layout import is_step_folder
+from nanotron_zagreus.errors import InputError, MissingInputError
 
 _DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 2048,
@@ -34,6 +35,11 @@ def read_hf_architecture(folder: Path) -> Architecture:
         InputError: no Llama, or one that a plain Nanotron Llama cannot express.
     """
     path = folder / "config.json"
+    if not path.is_file():
+        advice = "give a Hugging Face folder"
+        if is_step_folder(folder):
+            advice = "it is a Nanotron checkpoint, from which training starts as it is, by model.init_method.path"
+        raise MissingInputError(f"{folder}: no {path.name} in it; {advice}")
     data = read_json(path)
     if data.get("model_type") != "llama":
         raise InputError(f"{path}: model_type: got {data.get('model_type')!r}, only 'llama' models are imported")
@@ -77,6 +83,9 @@ def _rope_theta(data: dict[str, Any], path: Path) -> float:
             )
         if section.get("rope_theta") is not None:
             found[f"{key}.rope_theta"] = section["rope_theta"]
+    for key, value in found.items():
+        if not isinstance(value, int | float):
+            raise InputError(f"{path}: {key}: got {value!r}, expected a positive number")
     if len(set(found.values())) > 1:
         listing = ", ".join(f"{key} = {value}" for key, value in found.items())
         raise InputError(f"{path}: {listing}: transformers 4 and 5 would disagree about this model; correct the file")

@@ -80,12 +80,13 @@ def verify_logits(model: Any, arch: Architecture, weight: Callable[[str], torch.
 def greedy_tokens(model: Any, prompt: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """Return the ``num_tokens`` most likely continuations of ``prompt``, with the key-value cache, past any EOS."""
     import torch
+    from transformers import DynamicCache
 
-    step, cache, tokens = prompt[None], None, []
+    # By its place, after two masks: from 5.24 on transformers calls it `cache`, before that `past_key_values`.
+    step, cache, tokens = prompt[None], DynamicCache(), []
     with torch.no_grad():
         for _ in range(num_tokens):
-            output = model(step, past_key_values=cache, use_cache=True)
-            cache, step = output.past_key_values, output.logits[:, -1:].argmax(-1)
+            step = model(step, None, None, cache, use_cache=True).logits[:, -1:].argmax(-1)
             tokens.append(step[0])
     return torch.cat(tokens)
 

@@ -1,7 +1,8 @@
 """Check a tokenizer's files against the model, and write them so that every transformers loads them.
 
-Files are copied byte for byte where they can be. Two things are rewritten, because transformers 4
-cannot read what version 5 saves: the class `TokenizersBackend`, and BPE merges stored as lists.
+Files are copied byte for byte where they can be. Rewritten is what transformers 4 cannot read of what version 5 saves,
+the class `TokenizersBackend` and BPE merges stored as lists; a class that does not read tokenizer.json as it is, which
+is what made the data; and the name of a token that tokenizer.json lacks, for which transformers would make up an id.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from nanotron_zagreus.file_hash import hash_file
 from nanotron_zagreus.tokenizer_lookup import CONFIG_FILE, MAIN_FILE, LocatedTokenizer, locate_tokenizer
 
 _PORTABLE_CLASS = "PreTrainedTokenizerFast"
+"""Reads tokenizer.json and nothing else, in every transformers."""
+_KEPT_CLASSES = (_PORTABLE_CLASS, "LlamaTokenizer", "LlamaTokenizerFast")
+"""Others are made anew from vocabulary and merges by transformers 5, with the word split of their own model."""
+_DROPPED = ("backend", "is_local", "auto_map")
+_SPECIAL_FILE = "special_tokens_map.json"
 _PATHS = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
 """Where the files lay on the machine that saved them, as older transformers wrote and none reads."""
 
@@ -97,12 +103,23 @@ def write_tokenizer(tokenizer: TokenizerFiles, out: Path, arch: Architecture) ->
         shutil.copyfile(tokenizer.main, out / MAIN_FILE)
     for path in tokenizer.others:
         shutil.copyfile(path, out / path.name)
-    config = _portable_config(tokenizer, arch)
+    unknown = set[str]()
+    if (out / _SPECIAL_FILE).is_file():
+        named = read_json(out / _SPECIAL_FILE)
+        known = _known_only(named, tokenizer.vocabulary, unknown)
+        if known != named:
+            write_json(out / _SPECIAL_FILE, known)
+    config = _portable_config(tokenizer, arch, unknown)
     if tokenizer.config_path and config == tokenizer.config:
         shutil.copyfile(tokenizer.config_path, out / CONFIG_FILE)
     else:
         write_json(out / CONFIG_FILE, config)
         notices.append(f"tokenizer_config.json: written for transformers 4 and 5 alike ({config['tokenizer_class']})")
+    if unknown:
+        notices.append(
+            f"{', '.join(map(repr, sorted(unknown)))}: named by {CONFIG_FILE} and left out: {MAIN_FILE} has no such "
+            "token, and transformers would give it an id that the model has no row for"
+        )
     return notices
 
 
@@ -134,13 +151,14 @@ def _write_string_merges(source: Path, target: Path) -> bool:
     return True
 
 
-def _portable_config(tokenizer: TokenizerFiles, arch: Architecture) -> dict[str, Any]:
-    """Return `tokenizer_config.json` in words that transformers 4 and 5 both know."""
-    config = {key: value for key, value in tokenizer.config.items() if key not in ("backend", "is_local")}
+def _portable_config(tokenizer: TokenizerFiles, arch: Architecture, unknown: set[str]) -> dict[str, Any]:
+    """Return `tokenizer_config.json` in words that transformers 4 and 5 both know; add what was left out to the set."""
+    config = {key: value for key, value in tokenizer.config.items() if key not in _DROPPED}
+    config = _known_only(config, tokenizer.vocabulary, unknown)
     for key in _PATHS:
         if isinstance(config.get(key), str) and public_name(config[key]) != config[key]:
             del config[key]
-    if config.get("tokenizer_class", "TokenizersBackend") == "TokenizersBackend":
+    if config.get("tokenizer_class") not in _KEPT_CLASSES:
         config["tokenizer_class"] = _PORTABLE_CLASS
     if config["tokenizer_class"] == _PORTABLE_CLASS:
         # Without it this class also returns token_type_ids, which Llama's generate refuses in transformers 4.40.
@@ -151,11 +169,33 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture) -> dict[str,
         del config["extra_special_tokens"]
         config.setdefault("additional_special_tokens", extra)
     if tokenizer.config_path is None:
-        names = {index: token for token, index in tokenizer.vocabulary.items()}
-        for role in ("bos", "eos", "pad"):
-            index = getattr(arch, f"{role}_token_id")
-            if isinstance(index, int) and index in names:
-                config[f"{role}_token"] = names[index]
         config["clean_up_tokenization_spaces"] = False
         config["model_max_length"] = arch.max_position_embeddings
+    names = {index: token for token, index in tokenizer.vocabulary.items()}
+    for role in ("bos", "eos", "pad"):
+        index = getattr(arch, f"{role}_token_id")
+        index = index[0] if isinstance(index, tuple) else index
+        if not config.get(f"{role}_token") and index in names:
+            config[f"{role}_token"] = names[index]
     return config
+
+
+def _known_only(config: dict[str, Any], vocabulary: dict[str, int], unknown: set[str]) -> dict[str, Any]:
+    """Return ``config`` without the tokens it names that the vocabulary lacks; add these to ``unknown``."""
+
+    def is_known(token: Any) -> bool:
+        text = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(text, str) or text in vocabulary:
+            return True
+        unknown.add(text)
+        return False
+
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        if key.endswith("special_tokens") and isinstance(value, list):
+            kept[key] = [token for token in value if is_known(token)]
+        elif key in ("extra_special_tokens", "added_tokens_decoder") and isinstance(value, dict):
+            kept[key] = {name: token for name, token in value.items() if is_known(token)}
+        elif not key.endswith("_token") or is_known(value):
+            kept[key] = value
+    return kept

@@ -1,8 +1,9 @@
 """Prove that a Hugging Face folder computes what the checkpoint computes.
 
-Three gates, each able to fail alone: every stored element comes back bit for bit; the configuration, as
-transformers understands it, is the checkpoint's; fp32 logits and greedy tokens equal those of an
-independent forward pass. bf16 arithmetic is no gate: its noise would hide a wrong norm epsilon.
+Gates, each able to fail alone: every stored element comes back bit for bit; the configuration, as
+transformers understands it, is the checkpoint's; the tokenizer reads text as its tokenizer.json does; fp32 logits and
+greedy tokens equal those of an independent forward pass. bf16 arithmetic is no gate: its noise would hide a wrong norm
+epsilon.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.conversion.dtypes import cast
 from nanotron_zagreus.conversion.logit_gate import verify_logits
 from nanotron_zagreus.conversion.tensor_reading import HFTensors
+from nanotron_zagreus.conversion.verify_tokenizer import verify_tokenizer
 from nanotron_zagreus.conversion.weight_map import hf_rows, nanotron_tensors
 from nanotron_zagreus.errors import VerificationError
 
@@ -64,6 +66,7 @@ def verify_folder(folder: Path, arch: Architecture, weight: Callable[[str], torc
     num_elements = compare_weights(folder, arch, weight)
     model = load_model(folder)
     verify_config(model, arch)
+    verify_tokenizer(folder, arch.vocab_size)
     figures = verify_logits(model, arch, weight)
     return Verification(num_elements_equal=num_elements, transformers_version=transformers.__version__, **figures)
 
@@ -148,9 +151,13 @@ def load_model(folder: Path, rounded_to: str = "F32") -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # its checks of a config raise classes of their own, torch's asserts, and more
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise VerificationError(f"{folder}: transformers cannot load it: {reason}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
             raise VerificationError(f"{folder}: loading reports {kind}: {sorted(map(str, info[kind]))[:4]}")

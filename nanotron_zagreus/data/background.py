@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 _POLL_SECONDS = 0.05
+_CLOSE_SECONDS = 10.0
+"""For what is being read; a read from a share that has gone away may never return, and the process ends without it."""
 
 Item = TypeVar("Item")
 
@@ -59,10 +61,10 @@ class BackgroundIterator(Generic[Item]):
         return self._stop.is_set()
 
     def close(self) -> None:
-        """End the thread and wait for it."""
+        """End the thread and wait for it, but not for ever."""
         self._stop.set()
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         end: BaseException | None = None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nanotron_zagreus.data.tokenizer_identity import RECORD_NAME
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 Format = Literal["parquet", "jsonl", "arrow"]
@@ -31,6 +32,7 @@ _SUFFIXES: dict[str, tuple[Format, str | None]] = {
     ".jsonl.zst": ("jsonl", "zstd"),
     ".json.zst": ("jsonl", "zstd"),
 }
+_PLAIN_TEXT = 'plain text goes into a .jsonl, a line {"text": "…"} for each document'
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
 
 
@@ -80,7 +82,8 @@ def find_files(inputs: Sequence[str]) -> list[CorpusFile]:
         found = _find(name)
         if not found:
             raise MissingInputError(
-                f"--input: {name} holds no text, expected files ending in {', '.join(_SUFFIXES)}; check the path"
+                f"--input: {name} holds no text, expected files ending in {', '.join(_SUFFIXES)}; check the path "
+                f"({_PLAIN_TEXT})"
             )
         for file in sorted(found, key=lambda file: file.path):
             content = file.path if "://" in file.path else os.path.realpath(file.path)
@@ -130,7 +133,9 @@ def _find(name: str) -> list[CorpusFile]:
             splits = json.loads((Path(name) / "dataset_dict.json").read_text())["splits"]
             raise InputError(f"--input: {name} is a dataset of the splits {', '.join(splits)}; name one of its folders")
         if Path(name).is_file() and _kind(name) is None:
-            raise InputError(f"--input: {name} is in no known format, expected one of {', '.join(_SUFFIXES)}")
+            raise InputError(
+                f"--input: {name} is in no known format, expected one of {', '.join(_SUFFIXES)}; {_PLAIN_TEXT}"
+            )
     fs, path = url_to_fs(name)
     try:
         listed = _list(fs, fs.glob(path) if is_pattern else [path])
@@ -166,6 +171,10 @@ def _walk(root: Path) -> Iterator[Path]:
         return
     entered = {root.resolve()}
     for folder, subfolders, names in os.walk(root, followlinks=True):
+        if (
+            RECORD_NAME in names and "logs" in subfolders
+        ):  # shards made here; their tasks' lists of failures are no text
+            subfolders.remove("logs")
         new = {name: Path(folder, name).resolve() for name in sorted(subfolders)}
         subfolders[:] = {place: name for name, place in new.items() if place not in entered}.values()
         entered.update(new.values())
@@ -184,7 +193,9 @@ def _resolve_folder(name: str) -> str:
 def _kind(path: str) -> tuple[Format, str | None] | None:
     """Return a file's format and compression by its name; None: not a file of documents."""
     name = path.rsplit("/", 1)[-1]
-    if name.startswith((".", "cache-", "tmp")):  # a dataset folder may keep the caches of `datasets` beside its data
+    if name.startswith("."):
+        return None
+    if name.startswith(("cache-", "tmp")) and name.endswith(".arrow"):  # what `datasets` keeps beside a dataset's data
         return None
     return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
 
@@ -212,4 +223,7 @@ def _columns(file: CorpusFile) -> list[str]:
 
         with open_lines(raw, file.compression) as lines:
             first = next((line for line in lines if line.strip()), None)
-        return list(orjson.loads(first)) if first else []
+        record = orjson.loads(first) if first else {}
+        if not isinstance(record, dict):
+            raise ValueError("its first line is no JSON object, but " + type(record).__name__)
+        return list(record)

@@ -121,9 +121,9 @@ def open_lines(raw: IO[bytes], compression: str | None) -> Iterator[Iterator[byt
 
         unpacked = gzip.GzipFile(fileobj=raw)
     else:
-        import zstandard
+        import pyarrow as pa
 
-        unpacked = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        unpacked = pa.CompressedInputStream(raw, "zstd")  # zstandard's reader takes a cut file for a shorter one
     with io.BufferedReader(unpacked, _LINE_BUFFER_BYTES) as lines:
         yield lines
 

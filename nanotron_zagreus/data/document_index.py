@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nanotron_zagreus.data.open_shards import OpenShards
+from nanotron_zagreus.data.open_shards import OpenShards, unreadable
 from nanotron_zagreus.data.shards import INDEX_ENTRY_BYTES, read_fully
 from nanotron_zagreus.errors import WorkError
 
@@ -41,7 +41,7 @@ def document_starts(
         (0, num_tokens), increasing within a window.
 
     Raises:
-        WorkError: an index ends early: it was truncated after it was checked.
+        WorkError: an index cannot be read, or ends early: it was truncated after it was checked.
     """
     first = np.array(first_tokens, dtype=np.uint64)[:, None]
     last = first + np.uint64(num_tokens)
@@ -123,8 +123,11 @@ def _fill(files: OpenShards, numbers: Sequence[int], begins: np.ndarray, ends: n
         wanted = min(_BLOCK, files.shards[number].num_documents - begin)
         if wanted == _BLOCK:
             row = memory[place : place + _BLOCK_BYTES]
-            if os.preadv(files.index(number), (row,), begin * INDEX_ENTRY_BYTES) == _BLOCK_BYTES:
-                continue
+            try:
+                if os.preadv(files.index(number), (row,), begin * INDEX_ENTRY_BYTES) == _BLOCK_BYTES:
+                    continue
+            except OSError as error:
+                raise unreadable(files.shards[number].index_path, error) from error
         ends[window, wanted:] = _BEYOND
         if wanted > 0:
             ends[window, :wanted] = _read_block(files, number, begin, wanted)
@@ -134,7 +137,10 @@ def _read_block(files: OpenShards, number: int, first: int, num_entries: int) ->
     """Return document ends from entry ``first`` on, u64, ``num_entries`` or as many as there are."""
     shard = files.shards[number]
     num_entries = min(num_entries, shard.num_documents - first)
-    block = read_fully(files.index(number), num_entries * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
+    try:
+        block = read_fully(files.index(number), num_entries * INDEX_ENTRY_BYTES, first * INDEX_ENTRY_BYTES)
+    except OSError as error:
+        raise unreadable(shard.index_path, error) from error
     if len(block) < num_entries * INDEX_ENTRY_BYTES:
         raise WorkError(
             f"{shard.index_path}: ends before entry {first + num_entries} of {shard.num_documents}; the file was "

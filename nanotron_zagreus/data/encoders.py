@@ -179,6 +179,16 @@ class ProvenEncoder:
         )
 
 
+def require_gigatoken() -> None:
+    """Raise InputError where gigatoken is not installed."""
+    try:
+        import gigatoken  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "--encoder: gigatoken is not installed; `pip install 'nanotron-zagreus[fast]'`, or use tokenizers"
+        ) from error
+
+
 def make_encoder(choice: TokenizerChoice, wanted: EncoderName, *, seed: int, parallel: bool) -> Encoder:
     """Return the encoder ``wanted``; `auto` is gigatoken where it is installed and equal, else tokenizers.
 
@@ -193,13 +203,11 @@ def make_encoder(choice: TokenizerChoice, wanted: EncoderName, *, seed: int, par
     reference = TokenizersEncoder(choice)
     if wanted == "tokenizers":
         return reference
+    if wanted == "gigatoken":
+        require_gigatoken()
     try:
         return ProvenEncoder(GigatokenEncoder(choice, reference, parallel=parallel), reference, seed=seed)
-    except ModuleNotFoundError as error:
-        if wanted == "gigatoken":
-            raise InputError(
-                "--encoder: gigatoken is not installed; `pip install 'nanotron-zagreus[fast]'`, or use tokenizers"
-            ) from error
+    except ModuleNotFoundError:
         reason = "gigatoken is not installed (`pip install 'nanotron-zagreus[fast]'` is many times faster)"
     except (InputError, EncoderMismatch) as error:
         if wanted == "gigatoken":

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import multiprocessing.process
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -46,6 +48,7 @@ class LocalTasks(LocalPipelineExecutor):
         self.save_executor_as_json()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
+        _start_fork_server()
         running: dict[int, multiprocessing.process.BaseProcess] = {}
         failures: dict[int, str] = {}
         try:
@@ -63,9 +66,10 @@ class LocalTasks(LocalPipelineExecutor):
                         failures[rank] = _describe(process.exitcode)
                 on_poll()
         finally:
-            for process in running.values():
+            begun = [process for process in running.values() if process.pid is not None]
+            for process in begun:
                 process.terminate()
-            for process in running.values():
+            for process in begun:
                 process.join()
         return failures
 
@@ -74,10 +78,20 @@ class LocalTasks(LocalPipelineExecutor):
         return Path(self.logging_dir.resolve_paths(f"logs/task_{rank:05d}.log"))
 
 
+def _start_fork_server() -> None:
+    """Start the process that tasks are forked from, deaf to Ctrl-C, which all of them get and the parent answers."""
+    multiprocessing.resource_tracker.ensure_running()  # it unblocks the signal, and is started in any case
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _run_task(executor: LocalTasks, rank: int, num_threads: int) -> None:
     """Run one task in its own process; everything it says goes to its log file."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(num_threads))  # read when tokenizers first works, in this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends the tasks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where another part of this program had started the server before
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threading.Thread(target=_die_with_parent, daemon=True).start()
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - datatrove logs to the console as well

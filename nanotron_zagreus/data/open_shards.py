@@ -33,6 +33,13 @@ def allow_open_files(wanted: int) -> int:
     return max(1, min(wanted, allowed // 2))
 
 
+def unreadable(path: Path, error: OSError) -> WorkError:
+    """Return what to raise where the system refuses ``path``: of a file that is open, its own error names none."""
+    return WorkError(
+        f"{path}: cannot be read ({error.strerror}); see to its disk or mount, and resume from the last checkpoint"
+    )
+
+
 class OpenShards:
     """Descriptors of shards' files, by the shards' numbers; the file opened first is closed first.
 
@@ -53,7 +60,7 @@ class OpenShards:
         """Return the descriptor of a shard's tokens.
 
         Raises:
-            WorkError: the file is gone.
+            WorkError: the file is gone, or cannot be opened.
         """
         descriptor = self._tokens[number]
         return self._open(self._tokens, number, self.shards[number].path) if descriptor == _CLOSED else descriptor
@@ -80,6 +87,8 @@ class OpenShards:
             descriptors[number] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError as error:
             raise WorkError(f"{path}: the file vanished while in use; restore it and resume") from error
+        except OSError as error:
+            raise unreadable(path, error) from error
         self._opened.append((descriptors, number))
         return descriptors[number]
 

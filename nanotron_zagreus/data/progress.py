@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,9 @@ def read_progress(output: Path) -> FolderProgress:
 
 def read_results(folder: Path, num_tasks: int) -> dict[int, dict[str, Any]]:
     """Return what each task that has begun wrote about itself, by rank."""
-    return {
-        int(path.stem): json.loads(path.read_text())
-        for path in folder.glob("[0-9]*.json")
-        if int(path.stem) < num_tasks
-    }
+    results = {}
+    for path in folder.glob("[0-9]*.json"):
+        if int(path.stem) < num_tasks:
+            with contextlib.suppress(ValueError):  # a machine that lost power may leave an empty file
+                results[int(path.stem)] = json.loads(path.read_text())
+    return results

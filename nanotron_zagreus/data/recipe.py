@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanotron_zagreus.config.parsing import build
+from nanotron_zagreus.config.rules import at_least
 from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.data.encoders import EncoderName
 from nanotron_zagreus.data.tokenization_plan import TokenizationJob
@@ -36,6 +37,10 @@ class RecipeSource:
     tasks: int | None = None
     """Shards to make at most; None: what the command says."""
     description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.tasks is not None:
+            at_least("tasks", self.tasks, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

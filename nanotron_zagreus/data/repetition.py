@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanotron_zagreus.config.data import DatasetSection
 from nanotron_zagreus.config.sections import Config
 from nanotron_zagreus.data.sources import Source
 from nanotron_zagreus.data.stages import Stage
@@ -72,17 +73,28 @@ def missed_targets(config: Config, stages: Sequence[Stage]) -> list[str]:
 
 def check_repetition(config: Config, sources: Sequence[Source], stages: Sequence[Stage]) -> None:
     """Refuse a run that passes over a source more often than `zagreus.max_source_epochs` or its group allows."""
-    limits: dict[Path, float] = {}
-    for section in config.data_stages:
-        for group in section.data.dataset.groups:
-            for folder in group.folders:
-                if group.max_epochs is not None:
-                    limits[folder.resolve()] = group.max_epochs
-    for draw in list_draws(sources, stages):
-        limit = limits.get(draw.folder.resolve(), config.zagreus.max_source_epochs)
-        if draw.epochs_so_far > limit:
-            raise InputError(
-                f"data_stages: by the end of stage {draw.stage!r} {draw.folder} would be passed over "
-                f"{draw.epochs_so_far:.2f} times (its {draw.trainable_tokens:,} trainable tokens), more than the limit "
-                f"of {limit:g}; add data, lower its weight, train fewer steps, or raise zagreus.max_source_epochs"
-            )
+    limits = [_group_limits(section.data.dataset) for section in config.data_stages]
+    elsewhere = {folder: limit for stage_limits in limits for folder, limit in stage_limits.items()}
+    for own, stage in zip(limits, stages, strict=True):
+        named = elsewhere | own
+        for draw in list_draws(sources, [stage]):
+            folder, field = draw.folder.resolve(), "zagreus.max_source_epochs"
+            limit = config.zagreus.max_source_epochs
+            if folder in named:
+                limit, field = named[folder], "max_epochs of its group"
+            if draw.epochs_so_far > limit:
+                raise InputError(
+                    f"data_stages: by the end of stage {draw.stage!r} {draw.folder} would be passed over "
+                    f"{draw.epochs_so_far:.2f} times (its {draw.trainable_tokens:,} trainable tokens), more than the "
+                    f"limit of {limit:g}; add data, lower its weight, train fewer steps, or raise {field}"
+                )
+
+
+def _group_limits(dataset: DatasetSection) -> dict[Path, float]:
+    """Return the limit of each folder whose group names one."""
+    return {
+        folder.resolve(): group.max_epochs
+        for group in dataset.groups
+        for folder in group.folders
+        if group.max_epochs is not None
+    }

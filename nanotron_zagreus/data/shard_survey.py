@@ -73,7 +73,8 @@ def survey_shards(folder: Path) -> Survey:
         if now != found[name]._replace(stamp=0):
             raise InputError(
                 f"{folder / name}: its content changed, but neither its size nor its times: the file is damaged; run "
-                f"`zagreus shards verify {folder}`, and restore or tokenize again what it names"
+                f"`zagreus shards verify {folder}`, and restore the files that it names, or remove them and run their "
+                "`zagreus tokenize` again"
             )
     if fresh:
         _write_record(folder, files, stamps, {**found, **fresh})

@@ -8,9 +8,11 @@ three agree. Reading windows is `windows`, reading every token is `verification`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +120,16 @@ def read_fully(descriptor: int, num_bytes: int, offset: int) -> bytes:
     return block
 
 
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Give the system's errors the file's name, which they leave out once it is open."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def _summarize(shard: Shard) -> ShardSummary:
     digest = hashlib.blake2b(digest_size=8)
     identity = f"{shard.name}|{shard.num_tokens}|{shard.num_documents}|{shard.token_size}|{shard.tokenizer}"
@@ -127,7 +139,8 @@ def _summarize(shard: Shard) -> ShardSummary:
     descriptor = os.open(shard.path, os.O_RDONLY)
     try:
         for offset in sorted({0, middle, max(0, num_bytes - _SAMPLE_BYTES)}):
-            block = read_fully(descriptor, _SAMPLE_BYTES, offset)
+            with _named(shard.path):
+                block = read_fully(descriptor, _SAMPLE_BYTES, offset)
             digest.update(block)
             tokens = np.frombuffer(block, dtype=shard.dtype, count=len(block) // shard.token_size)
             largest = max(largest, int(tokens.max())) if tokens.size else largest
@@ -172,7 +185,8 @@ def _read_end(name: str, at_most: int) -> tuple[bytes, int]:
     descriptor = os.open(name, os.O_RDONLY)
     try:
         num_bytes = os.fstat(descriptor).st_size
-        return read_fully(descriptor, at_most, max(0, num_bytes - at_most)), num_bytes
+        with _named(name):
+            return read_fully(descriptor, at_most, max(0, num_bytes - at_most)), num_bytes
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ from nanotron_zagreus.data.tokenization import forget_lost_shards, make_pipeline
 from nanotron_zagreus.data.tokenization_plan import Preparation
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.job_queue import job_id_in
+
+_NOT_IN_A_SCRIPT = re.compile(r"[^\w@+=:,./-]")
+"""What datatrove's script, which quotes nothing, or Slurm, which replaces %, would not take literally in a path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +58,18 @@ def submit_to_slurm(prepared: Preparation, options: SlurmOptions, *, workers: in
         workers: tasks that may run at a time; None: as many as Slurm starts.
 
     Raises:
-        InputError: this machine has no sbatch, or jobs submitted before have not ended.
+        InputError: this machine has no sbatch, the folder's name cannot stand in a script, or jobs submitted before
+            have not ended.
         WorkError: sbatch refused the job, or squeue cannot say which jobs have ended.
     """
     if shutil.which("sbatch") is None:
         raise InputError("--executor: got slurm, but there is no sbatch here; run it on a login node, or use local")
     output = prepared.job.output
+    if _NOT_IN_A_SCRIPT.search(str(output.resolve())):
+        raise InputError(
+            f"--output: {str(output.resolve())!r} holds a space or another sign that datatrove's job script would not "
+            "take literally; give a folder of letters, digits and . _ - / alone"
+        )
     active = active_jobs(output)
     if active:
         raise InputError(

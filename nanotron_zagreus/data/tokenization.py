@@ -139,17 +139,11 @@ def problems_of(prepared: Preparation, outcome: Outcome) -> list[str]:
 
 
 def forget_lost_shards(prepared: Preparation) -> None:
-    """Take back the completion mark of tasks whose shard is gone or damaged, so that they are done again."""
-    for rank, result in read_results(prepared.results, prepared.num_tasks).items():
-        mark = prepared.logs / "completions" / f"{rank:05d}"
-        if not mark.is_file() or not result["documents"]:
-            continue
-        try:
-            whole = read_shard(prepared.job.output / shard_name(rank)).num_tokens == result["tokens"]
-        except (InputError, OSError):
-            whole = False
-        if not whole:
-            mark.unlink()
+    """Take back the completion mark of tasks whose result or shard is gone or damaged, so that they are done again."""
+    results = read_results(prepared.results, prepared.num_tasks)
+    for rank in range(prepared.num_tasks):
+        if rank not in results or not _left_what_it_says(prepared.job.output / shard_name(rank), results[rank]):
+            (prepared.logs / "completions" / f"{rank:05d}").unlink(missing_ok=True)
 
 
 def list_failures(prepared: Preparation) -> list[dict[str, Any]]:
@@ -165,6 +159,13 @@ def forget_failed(prepared: Preparation) -> None:
     for rank, result in read_results(prepared.results, prepared.num_tasks).items():
         if result["failures"]:
             (prepared.logs / "completions" / f"{rank:05d}").unlink(missing_ok=True)
+
+
+def _left_what_it_says(shard: Path, result: dict[str, Any]) -> bool:
+    try:
+        return not result["documents"] or read_shard(shard).num_tokens == result["tokens"]
+    except (InputError, OSError):
+        return False
 
 
 def _make_reader(prepared: Preparation) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from nanotron_zagreus.data.attempts import write_whole
 from nanotron_zagreus.data.corpus import CorpusFile, HubDataset, check_text_column, divide_files, find_files
 from nanotron_zagreus.data.encoders import EncoderName
 from nanotron_zagreus.data.tokenizer_identity import RECORD_NAME, read_record
-from nanotron_zagreus.data.tokenizer_loading import TokenizerChoice, choose_tokenizer, load_tokenizer
+from nanotron_zagreus.data.tokenizer_loading import TokenizerChoice, choose_tokenizer, load_tokenizer, vocabulary_size
 from nanotron_zagreus.errors import InputError
 
 _PLAN_FORMAT = 1
@@ -67,33 +68,27 @@ class Preparation:
 
 
 def prepare(job: TokenizationJob) -> Preparation:
-    """Return the checked plan of ``job``; continue the one in its output folder if there is one.
+    """Return the checked plan of ``job`` alone: see `prepare_all`."""
+    return prepare_all([job])[0]
+
+
+def prepare_all(jobs: Sequence[TokenizationJob]) -> list[Preparation]:
+    """Return the checked plans of ``jobs``; continue those in their output folders if there are any.
+
+    Plans are written down when all jobs are usable: a refused command binds no folder to what was wrong in it.
 
     Raises:
-        InputError: tokenizer, inputs or column are not usable, or the folder was begun with other ones.
+        InputError: a tokenizer, inputs or a column are not usable, or a folder was begun with other ones.
     """
-    choice = choose_tokenizer(job.tokenizer, bos=job.bos, eos=job.eos, bos_token=job.bos_token, eos_token=job.eos_token)
-    vocab_size = load_tokenizer(choice).get_vocab_size()
-    plan = _make_plan(job)
-    plan_path = job.output / "logs" / "plan.json"
-    record = _make_record(job, choice, vocab_size)
-    known = read_record(job.output)
-    if known is None:
-        if any(job.output.glob("*.ds")):
-            raise InputError(
-                f"--output: {job.output} holds shards that `zagreus tokenize` did not make; give an empty folder"
-            )
-        write_whole(plan_path, json.dumps(plan, indent=1))
-        write_whole(job.output / RECORD_NAME, json.dumps(record, indent=1))
-    else:
-        _check_same(job, known, record, json.loads(plan_path.read_text()) if plan_path.is_file() else {}, plan)
-    return Preparation(
-        job=job,
-        choice=choice,
-        token_size=4 if vocab_size > 2**16 else 2,
-        num_tasks=len(plan["tasks"]),
-        num_files=sum(len(task) for task in plan["tasks"]),
-    )
+    for output, times in Counter(job.output.resolve() for job in jobs).items():
+        if times > 1:
+            raise InputError(f"--output: {times} sources would be written into {output}; give each a name of its own")
+    checked = [_check(job) for job in jobs]
+    for prepared, plan, record in checked:
+        if read_record(prepared.job.output) is None:
+            write_whole(prepared.logs / "plan.json", json.dumps(plan, indent=1))
+            write_whole(prepared.job.output / RECORD_NAME, json.dumps(record, indent=1))
+    return [prepared for prepared, _, _ in checked]
 
 
 def available_cores() -> int:
@@ -101,6 +96,29 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _check(job: TokenizationJob) -> tuple[Preparation, dict[str, Any], dict[str, Any]]:
+    """Return what `prepare` does of ``job``, its plan, and the record for its folder; nothing is written."""
+    choice = choose_tokenizer(job.tokenizer, bos=job.bos, eos=job.eos, bos_token=job.bos_token, eos_token=job.eos_token)
+    vocab_size = vocabulary_size(load_tokenizer(choice))
+    plan, record = _make_plan(job), _make_record(job, choice, vocab_size)
+    known = read_record(job.output)
+    if known is not None:
+        plan_path = job.output / "logs" / "plan.json"
+        _check_same(job, known, record, json.loads(plan_path.read_text()) if plan_path.is_file() else {}, plan)
+    elif any(job.output.glob("*.ds")):
+        raise InputError(
+            f"--output: {job.output} holds shards that `zagreus tokenize` did not make; give an empty folder"
+        )
+    prepared = Preparation(
+        job=job,
+        choice=choice,
+        token_size=4 if vocab_size > 2**16 else 2,
+        num_tasks=len(plan["tasks"]),
+        num_files=sum(len(task) for task in plan["tasks"]),
+    )
+    return prepared, plan, record
 
 
 def _make_plan(job: TokenizationJob) -> dict[str, Any]:

@@ -98,6 +98,11 @@ def load_tokenizer(choice: TokenizerChoice) -> Tokenizer:
     return tokenizer
 
 
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Return the highest token id plus one, which is what a model needs; ids may have gaps, so tokens may be fewer."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
 def token_ids(data: dict[str, Any]) -> dict[str, int]:
     """Return text -> id of every token in the contents of a `tokenizer.json`, added tokens included."""
     vocabulary = data["model"]["vocab"]

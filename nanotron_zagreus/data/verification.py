@@ -15,6 +15,8 @@ from nanotron_zagreus.data.tokenizer_identity import read_record
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 _BLOCK_TOKENS = 1 << 20
+_REDO = "remove its files, and run its `zagreus tokenize` again"
+"""A rerun does what is missing: it would leave a shard of the right size as it is."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def _index_problem(shard: Shard) -> str | None:
         while block := file.read(_BLOCK_TOKENS * INDEX_ENTRY_BYTES):
             ends = np.frombuffer(block, dtype="<u8")
             if ends[0] < previous or (ends[1:] < ends[:-1]).any():
-                return f"{shard.index_path}: document ends go backwards; tokenize its input again"
+                return f"{shard.index_path}: document ends go backwards; {_REDO}"
             previous = int(ends[-1])
     return None
 
@@ -205,7 +207,4 @@ def _range_problem(shard: Shard, largest: int, vocab_size: int | None) -> str | 
                 token, place = int(tokens[wrong[0]]), place + int(wrong[0])
                 break
             place += tokens.size
-    return (
-        f"{shard.path}: token {token} at place {place:,} is outside the vocabulary of {vocab_size:,}; tokenize its "
-        "input again"
-    )
+    return f"{shard.path}: token {token} at place {place:,} is outside the vocabulary of {vocab_size:,}; {_REDO}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nanotron_zagreus.data.open_shards import OpenShards
+from nanotron_zagreus.data.open_shards import OpenShards, unreadable
 from nanotron_zagreus.errors import WorkError
 
 
@@ -25,7 +25,7 @@ def read_windows(files: OpenShards, out: np.ndarray, numbers: Sequence[int], fir
         first_tokens: one per row, its shard's token that the row begins with.
 
     Raises:
-        WorkError: a file ends early: it was truncated after it was checked.
+        WorkError: a file cannot be read, or ends early: it was truncated after it was checked.
     """
     if not out.size:
         return
@@ -34,8 +34,13 @@ def read_windows(files: OpenShards, out: np.ndarray, numbers: Sequence[int], fir
         end = begin + num_bytes
         row, descriptor, offset = memory[begin:end], files.tokens(number), first_token * token_size
         begin = end
-        num_read = os.preadv(descriptor, (row,), offset)
-        if num_read != num_bytes and (num_read := _read_rest(descriptor, row, num_read, offset)) != num_bytes:
+        try:
+            num_read = os.preadv(descriptor, (row,), offset)
+            if num_read != num_bytes:
+                num_read = _read_rest(descriptor, row, num_read, offset)
+        except OSError as error:
+            raise unreadable(files.shards[number].path, error) from error
+        if num_read != num_bytes:
             raise WorkError(
                 f"{files.shards[number].path}: got {num_read} of {num_bytes} bytes at token {first_token}; the file "
                 "was shortened while in use, restore it and resume from the last checkpoint"

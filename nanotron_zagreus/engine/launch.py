@@ -32,14 +32,39 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def process_started_at() -> float:
-    """Return when this process was started, in seconds since the epoch; elsewhere than on Linux, a little later."""
+def launch_started_at() -> float:
+    """Return when this process's launch began, in seconds since the epoch; elsewhere than on Linux, a little later.
+
+    Under torchrun that is when torchrun was started: nodes may wait for each other for minutes before there are ranks.
+    """
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     try:
-        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])  # field 22, starttime
+        ticks = int(Path(f"/proc/{launcher}/stat").read_text().rsplit(")", 1)[1].split()[19])  # field 22, starttime
     except (OSError, ValueError, IndexError):
         return time.time() - time.process_time()
     alive = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return time.time() - alive
+
+
+def check_restart() -> str:
+    """Return what to know about torchrun's `--max_restarts`, empty where it is not used or will do.
+
+    Raises:
+        InputError: torchrun has started the ranks again, and they would read what the ranks before them left in the
+            rendezvous store: torch 2.13 (static_tcp_rendezvous.py:60, dynamic_rendezvous.py:1209) keeps one for all.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not int(
+        os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    ):
+        return ""
+    text = (
+        "--max_restarts: ranks that torchrun starts again find the rendezvous store of those before, and would take "
+        "their words for one another's; for restarts that work give torchrun --rdzv_backend=c10d and export "
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or leave --max_restarts out and run the same command again"
+    )
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        raise InputError(text)
+    return text
 
 
 def node() -> int:

@@ -45,10 +45,13 @@ def refuse_mixed_weights(label: str, results: Sequence[TaskResult]) -> None:
     """Refuse results of one model that were measured on different files of it."""
     prints = {result.fingerprint for result in results}
     if len(prints) > 1:
+        # The plain command does not say which files it read, so no evaluation of ours takes its results for replaced.
+        unnamed = sorted({str(result.path) for result in results if result.fingerprint is None})
+        older = f"move those of the other program away: {', '.join(unnamed)}"
         raise InputError(
             f"{label}: its results come from different files of it ({', '.join(sorted(map(str, prints)))}: other "
-            "weights, configuration or tokenizer, or another program); evaluate again with --replace, or move the "
-            "older results away"
+            "weights, configuration or tokenizer, or another program); "
+            + (older if unnamed else "evaluate again with --replace, or move the older results away")
         )
 
 

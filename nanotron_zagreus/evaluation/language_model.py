@@ -20,6 +20,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
+from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation import leaderboard_rules
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ class ShotFittingLM(HFLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate continuations; see HFLM."""
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(
+                "its tokenizer names no end of text, without which lm-eval generates nothing; name one as eos_token in "
+                "its tokenizer_config.json"
+            )
 
         def fits(context: str, request: Instance) -> bool:
             room = self.max_length - normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanotron_zagreus.errors import MissingInputError
+from nanotron_zagreus.evaluation.data_cards import undelivered
 
 # Packaged readers of `datasets`, by the ending of the file they read.
 _READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -114,6 +116,17 @@ def missing_data(needs: Iterable[DataNeed], data: Path) -> list[DataNeed]:
     return [need for need in needs if form_of_data(need, data) is None]
 
 
+def may_be_cached(need: DataNeed, hf_home: Path) -> bool:
+    """Say whether a Hugging Face cache has a folder for a data set, as a copy or as `datasets` prepared it."""
+    copy = hf_home / "hub" / f"datasets--{need.dataset.replace('/', '--')}"
+    prepared = hf_home / "datasets"  # names in snake case, with ___ for the slash
+    return copy.is_dir() or any(_letters(path.name) == _letters(need.dataset) for path in prepared.glob("*"))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
     files = _plain_files(need, data)
     if files is not None:
@@ -123,17 +136,20 @@ def _copy_of(need: DataNeed, data: Path) -> dict[str, Any]:
     if _is_copy(need, data, (*_DATA_ENDINGS, ".py")):  # `datasets` explains a loading script better than we can
         return {"dataset_path": str((data / need.dataset).resolve())}
     wanted = " and ".join(f"{split}.jsonl" for split in need.splits)
+    lacking = undelivered(data / need.dataset, need.config)
+    half = f" (what is there lacks {lacking}, which its README.md declares)" if lacking else ""
     raise MissingInputError(
-        f"--data {data}: no copy of {need.dataset} for the splits {', '.join(need.splits)}; put the hub's files or "
-        f"{wanted} into {data / need.dataset / (need.config or '')}, or run: "
+        f"--data {data}: no copy of {need.dataset} for the splits {', '.join(need.splits)}{half}; put the hub's files "
+        f"or {wanted} into {data / need.dataset / (need.config or '')}, or run: "
         f"{need.download_command_into(data)}; `zagreus eval-data` names all that a suite reads"
     )
 
 
 def _is_copy(need: DataNeed, data: Path, endings: tuple[str, ...]) -> bool:
-    """Say whether ``data`` holds a copy of the hub's repository: its card, and files with one of ``endings``."""
+    """Say whether ``data`` holds a copy of the hub's repository: its card, the files that the card declares, and files
+    with one of ``endings``."""
     folder = data / need.dataset
-    if not (folder / "README.md").is_file():
+    if not (folder / "README.md").is_file() or undelivered(folder, need.config):
         return False
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.name.endswith(endings) and path.is_file())
     return any(path.name != _NOT_DATA and not any(part.startswith(".") for part in path.parts) for path in files)

@@ -8,11 +8,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
+from nanotron_zagreus.checkpoints.layout import replace_durably
 from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
-from nanotron_zagreus.evaluation.subjects import Subject
+from nanotron_zagreus.evaluation.subjects import Subject, training_section
 from nanotron_zagreus.hub_errors import first_line, hub_errors
 
 CONVERTED = ".converted"
@@ -38,11 +37,9 @@ def checkpoint_tokenizer(checkpoint: Path, tokenizer: str | None) -> str:
     """
     if tokenizer:
         return tokenizer
-    path = checkpoint / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    name = ((config or {}).get("tokenizer") or {}).get("tokenizer_name_or_path")
+    name = training_section(checkpoint, "tokenizer").get("tokenizer_name_or_path")
     if not name:
-        raise InputError(f"{checkpoint}: its config.yaml names no tokenizer; give it with --tokenizer")
+        raise InputError(f"{checkpoint}: no config.yaml that names its tokenizer; give it with --tokenizer")
     return str(name)
 
 
@@ -68,8 +65,7 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
 
     out = _converted(subject, cache)
     fingerprint = subject_fingerprint(subject, tokenizer)
-    record = out / _RECORD
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
+    if _made_from(out) == fingerprint:
         return out
     if out.exists():
         shutil.rmtree(out)
@@ -80,7 +76,7 @@ def hf_folder(subject: Subject, cache: Path, tokenizer: str | None) -> Path:
         raise type(error)(
             f"{error} (`zagreus convert` has the options named here; evaluate the folder that it makes)"
         ) from error
-    record.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+    replace_durably(out / _RECORD, json.dumps({"fingerprint": fingerprint}).encode())
     return out
 
 
@@ -89,6 +85,15 @@ def forget_converted(subject: Subject, cache: Path) -> None:
     out = _converted(subject, cache)
     if subject.kind == "checkpoint" and (out / _RECORD).is_file():
         shutil.rmtree(out)
+
+
+def _made_from(folder: Path) -> str | None:
+    """Return the fingerprint of the checkpoint that a copy was made from; None where there is no copy or no record."""
+    try:
+        fingerprint = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):  # a full disk or a power cut leaves an empty one
+        return None
+    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def _converted(subject: Subject, cache: Path) -> Path:

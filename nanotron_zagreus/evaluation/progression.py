@@ -155,8 +155,9 @@ def _cell(result: TaskResult | None, column: Column) -> Cell | None:
         return None
     if column.metric not in result.scores:
         raise InputError(
-            f"{result.path}: has no metric {column.metric!r} for {result.task} (it has {', '.join(result.scores)}); "
-            "evaluate that task again"
+            f"{result.path}: has no number as metric {column.metric!r} for {result.task} (it has "
+            f"{', '.join(result.scores) or 'none'}); evaluate that task again, or, where it stays NaN because the "
+            "model diverged, move the file away"
         )
     return Cell(value=result.scores[column.metric], error=result.errors.get(column.metric))
 

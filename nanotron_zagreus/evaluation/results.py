@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.conversion.eval_scores import result_files
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.evaluation.conditions import Conditions, read_conditions
 from nanotron_zagreus.evaluation.subjects import step_in_name
@@ -55,12 +56,7 @@ def read_results(folder: Path) -> list[TaskResult]:
     Raises:
         InputError: a file that is not lm-eval's.
     """
-    found: list[TaskResult] = []
-    for path in sorted(folder.rglob("results_*.json")):
-        # Plain lm-eval calls the folder of ../hf/5000 ..__hf__5000, which is not hidden on purpose.
-        if not any(part.startswith(".") and part[:2] != ".." for part in path.relative_to(folder).parts):
-            found.extend(read_file(path))
-    return found
+    return [result for path in result_files(folder, "results_*.json") for result in read_file(path)]
 
 
 def newest_results(results: Iterable[TaskResult]) -> list[TaskResult]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from nanotron_zagreus.checkpoints.layout import CONFIG_FILE
+from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 Kind = Literal["checkpoint", "folder", "hub"]
@@ -80,6 +80,15 @@ def step_in_name(name: str) -> int | None:
     return int(number.rstrip("k")) * (1000 if number.endswith("k") else 1)
 
 
+def training_section(checkpoint: Path, name: str) -> dict[str, Any]:
+    """Return a section of the config.yaml in a checkpoint; empty without one, and where it cannot be read."""
+    path = checkpoint / CONFIG_FILE
+    try:
+        return _mapping(parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)).get(name))
+    except (FileNotFoundError, NotADirectoryError, InputError):
+        return {}
+
+
 def _subjects_of(argument: str) -> list[Subject]:
     label, source = _split_label(argument)
     path = Path(source).expanduser()
@@ -140,12 +149,8 @@ def _progress_of(path: Path) -> tuple[int | None, int | None]:
 
 def _tokens(num_samples: int | None, checkpoint: Path) -> int | None:
     """Return ``num_samples`` windows in tokens, if the checkpoint's config is there to tell their length."""
-    path = checkpoint / "config.yaml"
-    if not isinstance(num_samples, int) or not path.is_file():
-        return None
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    length = ((config or {}).get("tokens") or {}).get("sequence_length")
-    return num_samples * length if isinstance(length, int) else None
+    length = training_section(checkpoint, "tokens").get("sequence_length")
+    return num_samples * length if isinstance(num_samples, int) and isinstance(length, int) else None
 
 
 def _mapping(value: Any) -> dict[str, Any]:

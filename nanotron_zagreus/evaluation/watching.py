@@ -36,9 +36,11 @@ def follow_training(
     Args:
         checkpoints: the training's folder of checkpoints; it may still be empty.
         request: what to evaluate; its paths are ignored.
-        show: called after each round that evaluated something.
+        show: called after each round that evaluated something; where it fails, by results that others put beside these
+            or by a plot's disk, the watch goes on.
         report: called with each outcome as it is known.
-        tell: called with a line about a checkpoint that was deleted before it was evaluated.
+        tell: called with a line about what the watch goes on after: a checkpoint deleted before it was evaluated, a
+            table that could not be shown.
         interval_seconds: time between two looks.
         give_up_after_hours: time since the last new step, checkpoint or outcome after which the training counts as
             dead, also when it passed before the watch began; while the job that `slurm_job` names is queued or runs,
@@ -48,7 +50,8 @@ def follow_training(
         All outcomes; one that failed is not tried again.
 
     Raises:
-        InputError: anything in the request that cannot work, found before the first checkpoint.
+        InputError: anything in the request that cannot work, found before the first checkpoint; or why the last table
+            could not be shown, raised when the training has ended.
         WorkError: the training shows no sign of life any more; what was evaluated is kept.
     """
     _check_times(interval_seconds, give_up_after_hours)
@@ -57,6 +60,7 @@ def follow_training(
     tasks = prepare(request)
     outcomes: list[Outcome] = []
     seen: set[str] = set()
+    unshown: Exception | None = None
     patience = _Patience(checkpoints, give_up_after_hours)
     while True:
         # Asked before looking: what was saved before the end was announced is then surely seen.
@@ -67,11 +71,23 @@ def follow_training(
             found = [outcome for path in new for outcome in _evaluate(path, tasks, request.output, report, tell)]
             outcomes += found
             if any(outcome.status != "failed" for outcome in found):
-                show()
+                unshown = _show(show, tell)
         elif ended is not None and ended.why in ("finished", "failed"):
+            if unshown is not None:
+                raise unshown
             return outcomes
         else:
             patience.wait(interval_seconds)
+
+
+def _show(show: Callable[[], None], tell: Callable[[str], None]) -> Exception | None:
+    """Show the tables, or tell why they cannot be shown and return that."""
+    try:
+        show()
+    except (InputError, OSError) as error:
+        tell(f"no table this time: {error}; the watch goes on")
+        return error
+    return None
 
 
 def _check_times(interval_seconds: float, give_up_after_hours: float) -> None:
@@ -170,7 +186,12 @@ def _evaluate(
         outcomes = evaluate_subjects(find_subjects([str(path.absolute())]), tasks, output, report_or_wait)
     except (InputError, VerificationError, OSError) as error:
         if is_checkpoint(path):
-            failed = [Outcome(label=path.name, task=name, status="failed", error=str(error)) for name in tasks.names]
+            failed = [
+                Outcome(
+                    label=path.name, task=name, status="failed", error=str(error), number=number, total=len(tasks.names)
+                )
+                for number, name in enumerate(tasks.names, start=1)
+            ]
             for outcome in failed:
                 report(outcome)
             return failed

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanotron_zagreus.checkpoints.layout import list_steps
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.conversion.prospects import conversion_prospects
-from nanotron_zagreus.data.corpus import HubDataset, find_files
-from nanotron_zagreus.data.readiness import refuse_unfit_data
+from nanotron_zagreus.data.corpus import HubDataset, check_text_column, find_files
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.notices import missing_checkpoints, missing_data, missing_tokenizer
 from nanotron_zagreus.slurm.duration import RunEstimate
-from nanotron_zagreus.slurm.jobs import AUTO, Chain, Launch
+from nanotron_zagreus.slurm.jobs import AUTO, Chain, Launch, TextSource
 
 _MENDING_OPTIONS = {"--vocab-size", "--special-tokens"}
 """Options of `zagreus convert` that `conversion.prospects` advises."""
@@ -45,17 +45,35 @@ def check_folders(*folders: Path) -> None:
             )
 
 
+def check_sources(config: Config, sources: Sequence[TextSource]) -> None:
+    """Refuse an output that is no data folder of the configuration or that of two sources, and names of two lines."""
+    folders = [folder for stage in config.data_stages for folder in stage.data.dataset.folders]
+    outputs = [source.output for source in sources]
+    for source in sources:
+        if source.output not in folders:
+            raise InputError(
+                f"--tokenize: {source.output} is none of the configuration's data folders; "
+                f"expected one of {', '.join(map(str, dict.fromkeys(folders)))}"
+            )
+        if outputs.count(source.output) > 1:
+            raise InputError(
+                f"--tokenize: {source.output} is given twice, and a folder holds one input; "
+                "give each its own, or one INPUT that holds all files"
+            )
+        if any(character in f"{source.input}{source.output}{source.text_column}" for character in "\t\n\r"):
+            raise InputError(f"--tokenize: {source.input!r} holds a tab or a line break; rename it")
+
+
 def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str, ...]:
     """Return what a job of the chain would fail on: one text for each thing that is missing or cannot work."""
     config, site = launch.config, launch.site
     hf_home = None if site.hf_home is None else Path(site.hf_home)
     found = [
         None if chain.after else missing_data(config, but=[source.output for source in chain.sources]),
-        None if chain.after or chain.sources else _unfit_data(config),
         *_unconvertible(config, chain),
         missing_tokenizer(config, hf_home) if site.offline else None,
         missing_checkpoints(config),
-        *(_missing_text(source.input, offline=site.offline) for source in chain.sources),
+        *(_unreadable_text(source, offline=site.offline) for source in chain.sources),
         _unseen_checkpoints(launch, chain),
         _too_many_requeues(launch, estimate),
     ]
@@ -66,16 +84,6 @@ def obstacles(launch: Launch, chain: Chain, estimate: RunEstimate) -> tuple[str,
     if chain.data is not None and not chain.data.is_dir():
         found.append(f"--data: {chain.data} does not exist; `zagreus eval-data` says what belongs there")
     return tuple(text for text in found if text is not None)
-
-
-def _unfit_data(config: Config) -> str | None:
-    """Say what is wrong with data that is all here; a job resumes by itself, whatever the configuration says."""
-    checkpoints = dataclasses.replace(config.checkpoints, resume_checkpoint_path=AUTO)
-    try:
-        refuse_unfit_data(dataclasses.replace(config, checkpoints=checkpoints))
-    except (InputError, OSError) as error:
-        return str(error)
-    return None
 
 
 def _unconvertible(config: Config, chain: Chain) -> list[str]:
@@ -91,14 +99,15 @@ def _unconvertible(config: Config, chain: Chain) -> list[str]:
     return [f"--convert: {text}" for text in texts if any(name in text for name in lacking)]
 
 
-def _missing_text(text: str, *, offline: bool) -> str | None:
-    """Say that an input of the tokenization is not here; where nodes are online, a URL is not looked up."""
+def _unreadable_text(source: TextSource, *, offline: bool) -> str | None:
+    """Say that an input of the tokenization is not here or lacks its column; no URL is tried where nodes are online."""
+    text = source.input
     if "://" in text or HubDataset.parse(text) is not None:
         return f"--tokenize: {text} is not on this machine, and compute nodes are offline" if offline else None
     try:
-        find_files([text])
+        check_text_column(find_files([text])[0], source.text_column)
     except InputError as error:
-        return str(error).replace("--input", "--tokenize", 1)
+        return re.sub("^--(input|text-column):", "--tokenize:", str(error))
     return None
 
 

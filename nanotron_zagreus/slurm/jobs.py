@@ -117,7 +117,12 @@ def train_script(launch: Launch, estimate: RunEstimate) -> JobScript:
 
 def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScript:
     """Return the job that converts every checkpoint of the run that has no Hugging Face folder yet."""
-    variables = {"HF_CHECKPOINTS": str(hf_folder), "CONVERT_OPTIONS": options, "CONFIG": str(launch.config_file)}
+    variables = {
+        "HF_CHECKPOINTS": str(hf_folder),
+        "CONVERT_OPTIONS": options,
+        "CONFIG": str(launch.config_file),
+        "MAX_REQUEUES": str(launch.site.max_requeues),
+    }
     directives = {"cpus-per-task": str(min(_CONVERT_CPUS, launch.site.cpus_without_gpus))}
     return _script(launch, "convert", directives | _without_gpus(launch.site), variables)
 
@@ -137,20 +142,7 @@ def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
 
 
 def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool) -> JobScript:
-    """Return the job array that tokenizes ``sources``, one element each.
-
-    Raises:
-        InputError: an output is no data folder of the configuration, or a name cannot stand in a line.
-    """
-    folders = [folder for stage in launch.config.data_stages for folder in stage.data.dataset.folders]
-    for source in sources:
-        if source.output not in folders:
-            raise InputError(
-                f"--tokenize: {source.output} is none of the configuration's data folders; "
-                f"expected one of {', '.join(map(str, dict.fromkeys(folders)))}"
-            )
-        if any(character in f"{source.input}{source.output}{source.text_column}" for character in "\t\n\r"):
-            raise InputError(f"--tokenize: {source.input!r} holds a tab or a line break; rename it")
+    """Return the job array that tokenizes ``sources``, one element each."""
     site = launch.site
     directives = {
         "array": f"0-{len(sources) - 1}",
@@ -190,7 +182,7 @@ def _script(launch: Launch, job: str, directives: Mapping[str, str | None], vari
     shared = {
         "MODULES": " ".join(site.modules),
         "VENV": site.venv,
-        "HF_HOME": site.hf_home or "",
+        "HF_CACHE": site.hf_home or "",
         "OFFLINE": str(int(site.offline)),
     }
     more = [f"--chdir={launch.work_folder}", *site.directives_of(job)]

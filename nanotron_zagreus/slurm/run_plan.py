@@ -8,7 +8,7 @@ from pathlib import Path
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.notices import missing_data, notices
-from nanotron_zagreus.slurm.checks import check_folders, check_launch, obstacles
+from nanotron_zagreus.slurm.checks import check_folders, check_launch, check_sources, obstacles
 from nanotron_zagreus.slurm.duration import RunEstimate, estimate_run
 from nanotron_zagreus.slurm.jobs import (
     Chain,
@@ -72,6 +72,7 @@ def make_run_plan(
     chain = chain or Chain()
     check_launch(config, nodes, gpus_per_node)
     check_folders(folder.absolute(), Path.cwd())
+    check_sources(config, chain.sources)
     if chain.suite is not None and chain.hf_folder is None:
         raise InputError("--evaluate: needs --convert FOLDER, whose folders it evaluates")
     if chain.convert_options and chain.hf_folder is None:

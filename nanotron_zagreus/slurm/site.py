@@ -14,6 +14,27 @@ from nanotron_zagreus.errors import InputError, MissingInputError
 DEFAULT_SITE_FILE = Path("slurm_site.yaml")
 
 _OF_WHOLE_NODES = ("--exclusive", "--nodelist", "--nodefile", "--contiguous", "--switches")
+_OF_GPUS = ("--mem-per-gpu", "--cpus-per-gpu", "--gpu-bind", "--gpu-freq")
+_OF_MEMORY = ("--mem", "--mem-per-cpu", "--mem-per-gpu")
+_SET_ELSEWHERE = {
+    "--account": "account",
+    "--partition": "partition or cpu_partition",
+    "--time": "time_limit or cpu_time_limit",
+    "--gres": "gpu_type",
+    "--cpus-per-task": "cpus_per_node or cpu_partition_cores",
+    "--nodes": "`zagreus slurm submit --nodes`",
+    "--gpus-per-node": "`zagreus slurm submit --gpus-per-node`",
+    "--output": "`zagreus slurm submit --output`",
+    "--signal": "`zagreus slurm submit --lead`",
+    "--array": "every script itself",
+    "--chdir": "every script itself",
+    "--job-name": "every script itself",
+    "--no-requeue": "every script itself",
+    "--ntasks-per-node": "every script itself",
+    "--open-mode": "every script itself",
+    "--requeue": "every script itself",
+}
+"""Options that the scripts have already, and what sets them: a second one would win unnoticed."""
 _UNSET = re.compile(r"YOUR_|/path/to\b")
 _TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<first>[0-9]+)(?::(?P<second>[0-9]+))?(?::(?P<third>[0-9]+))?")
 _ONE_LINE = re.compile(r"[^\n\r\0]*")
@@ -48,26 +69,35 @@ class Site:
     gpu_type: str | None = None
     """Type in --gres=gpu:TYPE:N, where the cluster has several."""
     max_requeues: int = 20
-    """Time limits that one training job may use up."""
+    """Time limits that one job may use up."""
     directives: tuple[str, ...] = ()
     """Further #SBATCH options of every job, such as --qos=high; those that choose whole nodes, such as --exclusive and
     --nodelist, are the training's alone."""
+    cpu_directives: tuple[str, ...] | None = None
+    """The same for jobs without a GPU; null: directives."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             for text in value if isinstance(value, tuple) else (value,):
                 self._check_text(field.name, text)
+        if self.network_interface is not None and not re.fullmatch(r"[\w.:-]+", self.network_interface):
+            raise InputError(
+                f"network_interface: got {self.network_interface!r}, expected one name, such as ib0; NCCL would take "
+                "lists and patterns, gloo does not"
+            )
         at_least("cpus_per_node", self.cpus_per_node, 1)
         at_least("max_requeues", self.max_requeues, 0)
         if self.cpu_partition_cores is not None:
             at_least("cpu_partition_cores", self.cpu_partition_cores, 1)
+        for name, path in (("venv", self.venv), ("hf_home", self.hf_home or "")):
+            if path.startswith("~") or "$" in path:
+                raise InputError(f"{name}: got {path!r}, but ~ and $ are not expanded here; write the path out")
         seconds_of_time_limit(self.time_limit)
         if self.cpu_time_limit is not None:
             seconds_of_time_limit(self.cpu_time_limit, "cpu_time_limit")
-        for directive in self.directives:
-            if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
-                raise InputError(f"directives: got {directive!r}, expected an sbatch option such as --exclusive")
+        self._check_directives("directives", self.directives)
+        self._check_directives("cpu_directives", self.cpu_directives or ())
 
     @property
     def partition_without_gpus(self) -> str | None:
@@ -85,12 +115,32 @@ class Site:
         return self.cpu_partition_cores or self.cpus_per_node
 
     def directives_of(self, job: str) -> list[str]:
-        """Return the site's further options of ``job``: train, tokenize, convert or evaluate."""
-        return [text for text in self.directives if job == "train" or text.partition("=")[0] not in _OF_WHOLE_NODES]
+        """Return the site's further options of ``job``: train, tokenize, convert or evaluate.
+
+        A conversion has a memory of its own, which Slurm takes in one form only.
+        """
+        without_gpus = job in ("tokenize", "convert")
+        own = self.cpu_directives if without_gpus else None
+        left_out = {
+            *(() if job == "train" or own is not None else _OF_WHOLE_NODES),
+            *(_OF_GPUS if without_gpus else ()),
+            *(_OF_MEMORY if job == "convert" else ()),
+        }
+        directives = self.directives if own is None else own
+        return [text for text in directives if text.partition("=")[0] not in left_out]
 
     def gres(self, num_gpus: int) -> str:
         """Return the value of --gres for ``num_gpus`` GPUs of a node."""
         return ":".join(filter(None, ("gpu", self.gpu_type, str(num_gpus))))
+
+    @staticmethod
+    def _check_directives(name: str, directives: tuple[str, ...]) -> None:
+        for directive in directives:
+            if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
+                raise InputError(f"{name}: got {directive!r}, expected an sbatch option such as --exclusive")
+            owner = _SET_ELSEWHERE.get(directive.partition("=")[0])
+            if owner is not None:
+                raise InputError(f"{name}: got {directive!r}, but {owner} decides that; leave it out here")
 
     @staticmethod
     def _check_text(name: str, text: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -22,6 +24,20 @@ _NO_ANSWER = (
     "munge encode failed",
 )
 """What Slurm's clients print where the controller has not judged the job (slurm_strerror in common/slurm_errno.c)."""
+_OPTION_OF = {
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_ARRAY_INX": "array",
+    "SBATCH_GRES": "gres",
+    "SBATCH_JOB_NAME": "job-name",
+    "SBATCH_MEM_PER_NODE": "mem",
+    "SBATCH_NO_REQUEUE": "requeue",
+    "SBATCH_OPEN_MODE": "open-mode",
+    "SBATCH_OUTPUT": "output",
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_SIGNAL": "signal",
+    "SBATCH_TIMELIMIT": "time",
+}
+"""Variables by which sbatch overrules a script (man sbatch, INPUT ENVIRONMENT VARIABLES), and the options they are."""
 
 
 def has_slurm() -> bool:
@@ -42,7 +58,7 @@ def try_script(job: JobScript) -> str:
         InputError: Slurm would refuse it.
         WorkError: Slurm does not answer, so that it has refused nothing.
     """
-    done = _sbatch(["--test-only"], script=job.text)
+    done = _sbatch(["--test-only"], job.text)
     text = " ".join((done.stderr + done.stdout).split())
     if done.returncode and any(sign in text.lower() for sign in _NO_ANSWER):
         raise WorkError(f"{job.name} job: Slurm could not be asked: {text}; try again when `sinfo` answers")
@@ -66,7 +82,7 @@ def submit_script(script: Path, after: Sequence[str] = ()) -> str:
     options = ["--parsable"]
     if after:
         options += [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
-    done = _sbatch([*options, str(script)])
+    done = _sbatch([*options, str(script)], script.read_text(encoding="utf-8"))
     if done.returncode:
         raise WorkError(f"{script}: sbatch failed: {' '.join(done.stderr.split())}")
     return job_id_in(done.stdout)
@@ -78,6 +94,10 @@ def cancel_jobs(ids: Sequence[str]) -> bool:
     return done.returncode == 0
 
 
-def _sbatch(arguments: list[str], script: str | None = None) -> subprocess.CompletedProcess[str]:
+def _sbatch(arguments: list[str], script: str) -> subprocess.CompletedProcess[str]:
+    """Run sbatch on a script, which it gets as input unless a file is named; what the script says holds."""
     require_slurm()
-    return subprocess.run(["sbatch", *arguments], input=script, capture_output=True, text=True, check=False)
+    said = set(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE))
+    environment = {name: value for name, value in os.environ.items() if _OPTION_OF.get(name) not in said}
+    command = ["sbatch", *arguments]
+    return subprocess.run(command, input=script, env=environment, capture_output=True, text=True, check=False)

@@ -6,8 +6,10 @@ all-reduce per step, on a CPU group, turns whatever reached one rank into the sa
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class StepControl:
         self._looks_at_files = looks_at_files
         self.group = distributed.new_group(backend="gloo", timeout=launch.timeout_of_groups())
         self.reason = ""
+        self._has_warned = False
 
     def agree(self, *, is_writing: bool = False) -> tuple[Request, bool]:
         """Return what all ranks do after this step, and whether any of them is still writing a checkpoint.
@@ -70,25 +73,39 @@ class StepControl:
         """Remove request files, once they are carried out."""
         if self._looks_at_files:
             for name in names or (STOP_FILE, SAVE_FILE):
-                (self._root / name).unlink(missing_ok=True)
+                with self._only_warning():
+                    (self._root / name).unlink(missing_ok=True)
 
     def clear_stale_files(self) -> None:
         """Remove request files that were meant for an earlier run; those written while this one started stay."""
         if not self._looks_at_files:
             return
-        started_at = launch.process_started_at()
+        started_at = launch.launch_started_at()
         for name in (STOP_FILE, SAVE_FILE):
             path = self._root / name
-            if path.exists() and path.stat().st_mtime < started_at:
-                print(f"zagreus: {path}: older than this run, removed", file=sys.stderr)
-                path.unlink(missing_ok=True)
+            with self._only_warning():
+                if path.exists() and path.stat().st_mtime < started_at:
+                    print(f"zagreus: {path}: older than this run, removed", file=sys.stderr)
+                    path.unlink(missing_ok=True)
 
     def _requested_by_file(self) -> Request:
         for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):
-            if (self._root / name).exists():
-                self.reason = _launchers_reason(self._root / name) or f"file {self._root / name}"
-                return request
+            with self._only_warning():
+                if (self._root / name).exists():
+                    self.reason = _launchers_reason(self._root / name) or f"file {self._root / name}"
+                    return request
         return Request.NONE
+
+    @contextlib.contextmanager
+    def _only_warning(self) -> Iterator[None]:
+        """Say once what the folder refuses: where it is out of reach for a moment, no save has failed yet."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_warned:
+                text = f"request files cannot be looked for or removed ({error}); training goes on"
+                print(f"zagreus: {self._root}: {text}", file=sys.stderr)
+            self._has_warned = True
 
 
 def _launchers_reason(path: Path) -> str | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from nanotron_zagreus.training.step_times import StepTimes
+
 
 @dataclass(frozen=True)
 class FiguresRead:
@@ -28,7 +30,7 @@ class StepFigures:
         step: int,
         consumed_samples: int,
         learning_rate: float,
-        num_steps: int,
+        times: StepTimes,
         loss: torch.Tensor | None,
         grad_norm: torch.Tensor,
         skipped: list[torch.Tensor],
@@ -39,12 +41,12 @@ class StepFigures:
             step: the step just launched.
             consumed_samples: up to and with this step.
             learning_rate: the one the step used.
-            num_steps: steps launched since figures were last made, this one included.
+            times: of the steps since figures were last made, this one included.
             loss, grad_norm: scalars on the device.
             skipped: of every step since figures were last made, a scalar on the device.
         """
         self.step, self.consumed_samples = step, consumed_samples
-        self.learning_rate, self.num_steps = learning_rate, num_steps
+        self.learning_rate, self.times = learning_rate, times
         self._has_loss = loss is not None
         scalars = [grad_norm, grad_norm if loss is None else loss, *skipped]
         values = torch.stack([scalar.detach().to(torch.float32) for scalar in scalars])

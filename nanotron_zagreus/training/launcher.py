@@ -30,6 +30,11 @@ from nanotron_zagreus.training.preflight import check_before_start
 from nanotron_zagreus.training.stop_requests import StopRequests
 
 _POLL_SECONDS = 0.5
+_OUT_OF_MEMORY = (
+    "the GPU's memory is used up, by this run alone or by others on it too; halve tokens.micro_batch_size and double "
+    "tokens.batch_accumulation_per_replica, or set parallelism.recompute_layer: true (`zagreus check` prints what "
+    "each needs), and run again. Saved checkpoints are kept"
+)
 
 
 def rank_main() -> None:
@@ -65,6 +70,12 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
             print(f"zagreus: {error}", file=sys.stderr, flush=True)
         kinds = ((InputError, EXIT_BAD_INPUT), (VerificationError, EXIT_VERIFICATION))
         return next((code for kind, code in kinds if isinstance(error, kind)), EXIT_FAILED)
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        traceback.print_exc()
+        print(f"zagreus: rank {os.environ.get('RANK', '0')}: {_OUT_OF_MEMORY}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
     _leave_process_group()
     return 0
 

@@ -15,6 +15,7 @@ from nanotron_zagreus.errors import WorkError
 from nanotron_zagreus.training.control import Request, StepControl
 from nanotron_zagreus.training.guards import check_replicas
 from nanotron_zagreus.training.loading import restore_random_state
+from nanotron_zagreus.training.lost_rank import lost_rank
 from nanotron_zagreus.training.outcomes import write_as_possible
 from nanotron_zagreus.training.ranks import layout_of
 from nanotron_zagreus.training.reports import StepReports
@@ -85,9 +86,12 @@ class TrainingLoop:
         try:
             with self.signals, self.watchdog:
                 return self._steps(first)
-        except Exception as error:
+        except Exception as caught:
+            error = lost_rank(caught) or caught
             failed_together = isinstance(error, WorkError) and error.agreed
             self._report_failure(error)
+            if error is not caught:
+                raise error from caught
             raise
         finally:
             self.loader.close()

@@ -5,13 +5,11 @@ Only one rank writes: the first that holds the loss.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -47,43 +45,6 @@ class StepMetrics:
     eta_seconds: int
 
 
-class StepClock:
-    """Tells how long a step took, as the mean over the steps since it was last asked.
-
-    A GPU works behind the host: the wait for a step's figures is also the wait for the steps launched before it. A
-    single step can therefore be timed only where every step is looked at. Saving and validation do not count. Where
-    figures are read when the next step is launched, that launch belongs to the time of the step read.
-    """
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._steps = 0
-
-    @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
-        """Count what happens inside as one step."""
-        with self.waiting():
-            yield
-        self._steps += 1
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside to the steps before."""
-        started = time.perf_counter()
-        yield
-        self._seconds += time.perf_counter() - started
-
-    def take_steps(self) -> int:
-        """Return the steps since the last call."""
-        steps, self._steps = self._steps, 0
-        return steps
-
-    def take_seconds(self) -> float:
-        """Return the seconds since the last call."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
-
-
 def log_line(metrics: StepMetrics, train_steps: int) -> str:
     """Return the line upstream main prints for a step."""
     figures = dataclasses.asdict(metrics)
@@ -113,8 +74,9 @@ class MetricsWriter:
         root = config.checkpoints.checkpoints_path
         root.mkdir(parents=True, exist_ok=True)
         self._file = LineFile(root / METRICS_FILE)
-        self._tensorboard = _open_tensorboard(root) if config.zagreus.tracking.tensorboard else None
-        self._wandb = _open_wandb(config) if config.zagreus.tracking.wandb else None
+        tracking = config.zagreus.tracking
+        self._tensorboard = _started("tensorboard", lambda: _open_tensorboard(root)) if tracking.tensorboard else None
+        self._wandb = _started("wandb", lambda: _open_wandb(config)) if tracking.wandb else None
 
     def write(self, metrics: StepMetrics) -> None:
         """Record one step; a resumed run appends, the last line of a step counts."""
@@ -141,10 +103,22 @@ class MetricsWriter:
     def close(self) -> None:
         """Flush and close everything."""
         self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        try:
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+        except Exception as error:
+            print(f"zagreus: trackers failed at the end: {error}", file=sys.stderr)
+
+
+def _started(name: str, open_tracker: Callable[[], Any]) -> Any:
+    """Return a tracker, or None where it fails: a server out of reach must not keep a run from going on."""
+    try:
+        return open_tracker()
+    except Exception as error:
+        print(f"zagreus: {name} did not start, this run goes on without it: {error}", file=sys.stderr)
+        return None
 
 
 def _open_tensorboard(root: Path) -> Any:

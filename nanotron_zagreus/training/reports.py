@@ -64,6 +64,7 @@ class StepReports:
             self._report(figures)
         if unread := self._trainer.guard.take_unread():
             skipped = [bool(flag) for flag in torch.stack(unread).tolist()]
+            self._trainer.step_times.settle()
             self._notice_skipped(self._trainer.iteration_step, skipped)
             self._trainer.guard.check(self._trainer.iteration_step, skipped)
 
@@ -93,8 +94,7 @@ class StepReports:
 
     def _write(self, figures: StepFigures) -> list[bool]:
         """Write a step's figures and notices; return which steps since the last figures were skipped."""
-        with self._trainer.clock.waiting():
-            read = figures.read()
+        read = figures.read()
         if self._metrics is not None and read.loss is not None:
             metrics = self._trainer.step_metrics(figures, read)
             self._metrics.write(metrics)

@@ -63,11 +63,12 @@ def ways_out(config: Config) -> str:
 
     Empty where the error has said it: nothing is at the path, or latest.txt is wrong.
     """
+    root, older = older_steps(config)
     try:
-        root, older = older_steps(config)
+        is_empty = layout.read_latest(root) is None and not older and not layout.list_steps(root)
     except InputError:
         return ""
-    if not older and not layout.list_steps(root) and layout.read_latest(root) is None:
+    if is_empty:
         return ""
     fallback = "set zagreus.checkpoints.fallback_to_newest_sound: true to go on from the newest sound step before it"
     anew = f"start anew with {_FIELD}: null in another checkpoints_path"
@@ -101,7 +102,10 @@ def _newest_point(root: Path) -> ResumePoint | None:
 
 
 def older_steps(config: Config) -> tuple[Path, list[int]]:
-    """Return the folder of the wanted checkpoint, and the steps in it that are older than that one, ascending."""
+    """Return the folder of the wanted checkpoint, and the steps in it that are older than that one, ascending.
+
+    Where latest.txt is wrong, no step is the wanted one, and all are returned.
+    """
     wanted = config.checkpoints.resume_checkpoint_path
     assert wanted is not None, "there is nothing older than no checkpoint"
     if str(wanted) == "auto":
@@ -110,7 +114,9 @@ def older_steps(config: Config) -> tuple[Path, list[int]]:
     if step is not None and not layout.list_steps(wanted):  # a root may have digits for a name, too
         root = wanted.parent
     else:
-        root, step = wanted, layout.read_latest(wanted)
+        root, step = wanted, None
+        with contextlib.suppress(InputError):
+            step = layout.read_latest(wanted)
     return root, [number for number in layout.list_steps(root) if step is None or number < step]
 
 
@@ -125,7 +131,7 @@ def read_point(folder: Path) -> ResumePoint:
         facts = manifest.read_manifest(folder)
     except MissingInputError as error:
         raise MissingInputError(
-            f"{error}. A checkpoint of another program cannot be resumed; train from its weights with "
+            f"{error}. A checkpoint without one cannot be resumed; train from its weights with "
             f"model.init_method.path: {folder}"
         ) from error
     manifest.verify(folder, only=(layout.CONFIG_FILE, layout.MODEL_CONFIG_FILE, layout.METADATA_FILE))
@@ -181,6 +187,11 @@ def check_fits(config: Config, point: ResumePoint) -> None:
     if saved.model.dtype != config.model.dtype:
         raise InputError(
             f"model.dtype: got {config.model.dtype}, but {point.folder} was trained in {saved.model.dtype}"
+        )
+    if config.optimizer.accumulate_grad_in_fp32 and not saved.optimizer.accumulate_grad_in_fp32:
+        raise InputError(
+            f"optimizer.accumulate_grad_in_fp32: got true, but {point.folder} was trained with false and holds no fp32 "
+            "master weights; restore it, or start a new run from its weights with model.init_method.path"
         )
     if saved.tokens.sequence_length != config.tokens.sequence_length:
         raise InputError(

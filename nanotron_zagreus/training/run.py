@@ -15,7 +15,14 @@ from nanotron_zagreus.checkpoints.outcome import Outcome
 from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.data.mixture import Mixture, open_mixture
 from nanotron_zagreus.engine.bringup import bring_up
-from nanotron_zagreus.engine.launch import group_timeout, place_on_node, rank, start_process_group, world_size
+from nanotron_zagreus.engine.launch import (
+    check_restart,
+    group_timeout,
+    place_on_node,
+    rank,
+    start_process_group,
+    world_size,
+)
 from nanotron_zagreus.errors import InputError, VerificationError
 from nanotron_zagreus.resources import find_config
 from nanotron_zagreus.training.agreement import agree_on_sharing, agree_on_weights, attempt, raise_together
@@ -38,6 +45,8 @@ def run_training(config_file: str | Path, *, show_samples_every: int | None = No
         VerificationError: the checkpoint to resume or to start from is damaged.
         WorkError: the run failed in the middle; what was saved is kept.
     """
+    if notice := check_restart():
+        _say(f"notice: {notice}")
     checked, refusal = attempt(lambda: _checked(config_file))
     if refusal is not None and world_size() == 1:
         raise refusal

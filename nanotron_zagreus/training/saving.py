@@ -38,7 +38,7 @@ class _Pending:
     facts: dict[str, Any]
     thread: threading.Thread | None = None
     records: list[FileRecord] = field(default_factory=list)
-    error: str | None = None
+    error: Exception | None = None
 
 
 class CheckpointSaver:
@@ -137,7 +137,11 @@ class CheckpointSaver:
         if self._deleting is not None and self._deleting.is_alive():
             return  # what it leaves, the next save deletes
         if self._ranks.is_leader and keeping.keep_last is not None:
-            steps = steps_to_prune(root, keep_last=keeping.keep_last, keep_every=keeping.keep_every, verified=True)
+            try:
+                steps = steps_to_prune(root, keep_last=keeping.keep_last, keep_every=keeping.keep_every, verified=True)
+            except OSError as error:  # as of a step that cannot be deleted
+                print(f"zagreus: could not look for old checkpoints to delete: {error}", file=sys.stderr)
+                return
             self._deleting = threading.Thread(target=_delete_steps, args=(root, steps), name="zagreus-pruner")
             self._deleting.start()
 
@@ -197,7 +201,7 @@ def _write(pending: _Pending, snapshot: Snapshot, beat: Callable[[], None]) -> N
             _sync_up_to(folder, pending.aside)
             beat()
     except Exception as error:  # raised on all ranks by finish()
-        pending.error = f"{type(error).__name__}: {error}"
+        pending.error = error
 
 
 def _sync_up_to(folder: Path, top: Path) -> None:
@@ -209,7 +213,7 @@ def _sync_up_to(folder: Path, top: Path) -> None:
 
 def _result(pending: _Pending) -> list[FileRecord]:
     if pending.error is not None:
-        raise OSError(pending.error)
+        raise pending.error
     return pending.records
 
 

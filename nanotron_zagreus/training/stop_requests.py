@@ -44,13 +44,16 @@ class StopRequests:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         if self._first_at is not None:
-            self._file.unlink(missing_ok=True)  # asked once more than the ranks have looked
+            with contextlib.suppress(OSError):  # on a disk that became read-only; the next run removes it
+                self._file.unlink(missing_ok=True)  # asked once more than the ranks have looked
 
     def pass_on(self) -> None:
         """Ask the ranks to stop if a signal has come; call it again and again: a starting run clears old requests."""
-        if self._first_at is None or not self._file.parent.is_dir():
+        if self._first_at is None:
             return
         with contextlib.suppress(OSError):  # a full disk may still take an empty file
+            if not self._file.parent.is_dir():
+                return
             if not self._file.exists():
                 replace_durably(self._file, self._reason.encode())
         with contextlib.suppress(OSError):  # asked again in a moment; a second signal needs no file

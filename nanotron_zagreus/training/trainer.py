@@ -35,11 +35,12 @@ from nanotron_zagreus.training.gradient_reduction import reducing_buckets
 from nanotron_zagreus.training.gradients import accumulate_together, clip_gradients
 from nanotron_zagreus.training.guards import NonFiniteGuard
 from nanotron_zagreus.training.loading import load_optimizer, load_weights
-from nanotron_zagreus.training.metrics import StepClock, StepMetrics
+from nanotron_zagreus.training.metrics import StepMetrics
 from nanotron_zagreus.training.optimizer_groups import exclude_from_weight_decay, merge_equal_groups
 from nanotron_zagreus.training.resume_point import ResumePoint
 from nanotron_zagreus.training.snapshot import TrainingState
 from nanotron_zagreus.training.step_log import open_step_log
+from nanotron_zagreus.training.step_times import StepTimes
 from nanotron_zagreus.training.token_mean import with_token_mean
 
 logger = logging.get_logger(__name__)
@@ -82,7 +83,7 @@ class ZagreusTrainer(DistributedTrainer):
         # Engines count under other names, and from 0: their own resuming is not used.
         self.start_iteration_step = self.iteration_step = resume.step if resume else 0
         self.consumed_train_samples = resume.consumed_samples if resume else 0
-        self.clock = StepClock()
+        self.step_times = StepTimes(self.device)
         self.at: Callable[[str], None] = lambda place: None
         """Told where in a step this rank is; the watchdog listens."""
         self.guard = NonFiniteGuard(run.zagreus.guards.max_skipped_steps)
@@ -178,27 +179,28 @@ class ZagreusTrainer(DistributedTrainer):
     def run_step(self, step: int, batches: Batches) -> torch.Tensor | None:
         """Run optimizer step ``step``, count its samples, and return the loss where this rank has it."""
         self.iteration_step = step
-        with self.clock.step():
+        with self.step_times.step():
             _, loss = self.training_step(batches)
         self.consumed_train_samples += self.global_batch_size
         return loss
 
     def step_figures(self, loss: torch.Tensor | None) -> StepFigures:
         """Start copying the figures of the step just launched to the host; ``loss`` is what `run_step` returned."""
+        times, self.step_times = self.step_times, StepTimes(self.device)
         return StepFigures(
             step=self.iteration_step,
             consumed_samples=self.consumed_train_samples,
             learning_rate=self.learning_rate,
-            num_steps=self.clock.take_steps(),
+            times=times,
             loss=loss,
             grad_norm=self.grad_norm_unclipped,
             skipped=self.guard.take_unread(),
         )
 
     def step_metrics(self, figures: StepFigures, read: FiguresRead) -> StepMetrics:
-        """Return a step's metrics, its time as the mean since the last call; on the ranks that have its loss."""
+        """Return a step's metrics, its time as the mean over those since the last; on the ranks with its loss."""
         assert read.loss is not None
-        seconds = self.clock.take_seconds() / figures.num_steps
+        seconds = figures.times.mean_seconds()
         tokens_per_step = self.global_batch_size * self.sequence_length
         world_size = self.parallel_context.world_pg.size()
         tokens_per_second = tokens_per_step / seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from evaluation_fixtures import (
     leaderboard_rows,
     write_data,
     write_rows,
+    write_tiny_model,
 )
 from evaluation_requests import QUIZ, request
 
@@ -70,3 +72,12 @@ def test_a_data_set_kept_as_a_script_is_refused_with_the_way_round(models: Path,
     (folder / "faquad-nli.py").touch()
     with pytest.raises(InputError, match=r"loading script.*--revision refs/convert/parquet"):
         run_request(request(models, tmp_path / "out", tasks=("faquad_nli",), data=tmp_path / "data"))
+
+
+def test_a_model_whose_tokenizer_names_no_end_of_text_is_told_what_it_lacks(data: Path, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    path = model / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({key: value for key, value in config.items() if key != "eos_token"}), encoding="utf-8")
+    (outcome,) = run_request(request(model, tmp_path / "out", tasks=("oab_exams",), data=data))
+    assert outcome.status == "failed" and "name one as eos_token" in str(outcome.error)

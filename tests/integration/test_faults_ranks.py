@@ -53,6 +53,7 @@ def test_a_killed_rank_ends_the_job_and_is_named(long_run: tuple[Path, subproces
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert re.search(r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9", output), output
+    assert "WorkError: the connection to another rank broke (" in output
 
 
 def test_one_ranks_bad_data_ends_the_job_at_once_and_says_why(saved: Path, tmp_path: Path) -> None:

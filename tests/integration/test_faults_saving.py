@@ -89,7 +89,7 @@ def test_a_disk_without_room_for_even_the_outcome_hides_no_reason_and_harms_no_c
     if done.returncode == 99:
         pytest.skip(f"no tmpfs can be mounted here: {done.stderr}")
     assert done.returncode == 1, done.stderr
-    assert "earlier checkpoints are untouched: rank 0: OSError: OSError: [Errno 28]" in done.stderr
+    assert "earlier checkpoints are untouched: rank 0: OSError: [Errno 28]" in done.stderr
     assert "the outcome (failed) cannot be written" in done.stderr
     assert done.stderr.count("lines are left out") == 1
     assert "Traceback" not in done.stderr

@@ -118,7 +118,7 @@ def test_an_element_out_of_time_requeues_itself_and_no_other(login: Login) -> No
     (binaries / "activate").write_text(f"export PATH={binaries}:$PATH\n")
     # Finishes a task, and at its first start a second one never.
     stand_in = """#!/bin/bash
-        mkdir -p b/logs/completions; touch "b/logs/completions/${{SLURM_RESTART_COUNT:-0}}"
+        mkdir -p b/logs/completions; touch "b/logs/completions/$SLURM_ARRAY_TASK_ID.${{SLURM_RESTART_COUNT:-0}}"
         echo "$SLURM_ARRAY_TASK_ID" >>{0}/starts
         [ "$SLURM_ARRAY_TASK_ID${{SLURM_RESTART_COUNT:-}}" != 1 ] || exec sleep 600
         """
@@ -126,7 +126,7 @@ def test_an_element_out_of_time_requeues_itself_and_no_other(login: Login) -> No
     (binaries / "zagreus").chmod(0o755)
     (folder / "sources.tsv").write_text("a\ta\ttext\nb\tb\ttext\n")
     directives = {"array": "0-1", "cpus-per-task": "1", "account": None, "partition": "main"}
-    variables = {"MODULES": "", "VENV": str(folder / "environment"), "HF_HOME": ""}
+    variables = {"MODULES": "", "VENV": str(folder / "environment"), "HF_CACHE": ""}
     (folder / "job.sbatch").write_text(fill(read_template("tokenize"), directives, variables, [f"--chdir={folder}"]))
     job = login.cluster.run(["sbatch", "--parsable", folder / "job.sbatch"]).strip()
     end = time.monotonic() + 180

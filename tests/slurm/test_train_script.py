@@ -113,6 +113,12 @@ def test_every_rank_is_started_once_with_a_port_of_the_jobs_own(stage: Stage) ->
     assert (stage.folder / "arguments.n2").exists()
 
 
+def test_the_ranks_get_the_environment_where_jobs_get_none(stage: Stage) -> None:
+    """Some sites ask for --export=NONE, which srun would pass on."""
+    job = stage.submit([FINISHED], directives=["--export=NONE"])
+    assert stage.login.cluster.wait(job)["JobState"] == "COMPLETED", stage.login.logs()
+
+
 def test_saves_are_followed_by_requeues_until_the_run_is_finished(stage: Stage) -> None:
     job = stage.submit([stopped(4), stopped(8), FINISHED])
     for restarts in (0, 1):

@@ -24,6 +24,8 @@ class Stage:
         self.folder, self.programs = folder, folder / "venv" / "bin"
         self.programs.mkdir(parents=True)
         (self.programs / "activate").write_text(f'export PATH={self.programs}:$PATH OLD="$NO_SUCH_VARIABLE"\n')
+        self.environment: dict[str, str] = {}
+        """What a user exports before submitting."""
         self.root, self.state = folder / "checkpoints", folder / "state"
         self.root.mkdir()
         self.state.write_text("RUNNING\n")
@@ -65,10 +67,10 @@ class Stage:
         own = {
             "train": {"CONFIG": "run.yaml", "LOGS": "logs", "MAX_REQUEUES": "3"},
             "tokenize": {"SOURCES": "sources.tsv", "MAX_REQUEUES": "3"},
-            "convert": {"CONFIG": "run.yaml"},
+            "convert": {"CONFIG": "run.yaml", "MAX_REQUEUES": "3"},
             "evaluate": {"MAX_REQUEUES": "3"},
         }[job]
-        shared = {"MODULES": "a b", "VENV": str(self.folder / "venv"), "HF_HOME": "", "OFFLINE": "1"}
+        shared = {"MODULES": "a b", "VENV": str(self.folder / "venv"), "HF_CACHE": "", "OFFLINE": "1"}
         script = self.folder / f"{job}.sbatch"
         script.write_text(fill(read_template(job), {}, {**shared, **own, **variables}))
         given = {
@@ -87,7 +89,7 @@ class Stage:
         done = subprocess.run(
             ["bash", str(script)],
             cwd=self.folder,
-            env={"HOME": str(self.folder), **given},
+            env={"HOME": str(self.folder), **given, **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

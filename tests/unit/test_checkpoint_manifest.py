@@ -52,6 +52,17 @@ def test_any_damage_is_found_and_the_file_named(name: str, damage: str, tmp_path
         manifest.verify(folder)
 
 
+def test_a_file_that_its_disk_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_checkpoint(tmp_path / "10")
+
+    def refuse(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("nanotron_zagreus.checkpoints.manifest.hash_file", refuse)
+    with pytest.raises(VerificationError, match=r"config\.yaml: cannot be read \(Input/output error\)"):
+        manifest.verify(folder)
+
+
 def test_a_file_that_the_manifest_does_not_know_is_found(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "5")
     (folder / "optimizer" / "extra.pt").write_bytes(b"pickle")

@@ -41,7 +41,7 @@ MISTAKES = {
     ),
     "missing section": (edited(parallelism=ABSENT), ["parallelism", "missing"]),
     "missing key": (edited(tokens__train_steps=ABSENT), ["tokens.train_steps", "missing"]),
-    "null where a value is needed": (edited(tokens__train_steps=None), ["tokens.train_steps", "None"]),
+    "null where a value is needed": (edited(tokens__train_steps=None), ["tokens.train_steps", "null"]),
     "section is text": (edited(tokens="many"), ["tokens", "'many'", "section"]),
     "text for a whole number": (edited(tokens__train_steps="many"), ["tokens.train_steps", "'many'", "whole number"]),
     "1e6 for a whole number": (edited(tokens__train_steps="1e6"), ["train_steps", "'1e6'", "digits"]),

@@ -22,11 +22,11 @@ from nanotron_zagreus.config.sections import (
 )
 
 positive = st.floats(min_value=1e-300, max_value=1e300, allow_nan=False, allow_infinity=False)
+epsilons = st.floats(min_value=1e-300, max_value=0.999)
 names = st.from_regex(r"[a-zA-Z0-9][\w .+=-]{0,20}", fullmatch=True)
 texts = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(str.strip)
-folders = texts.filter(lambda text: "$" not in text and "://" not in text and not text.startswith("~")).map(
-    lambda text: Path("data") / text.strip("/.")
-)
+written_out = texts.filter(lambda text: "$" not in text and not text.startswith("~"))
+folders = written_out.filter(lambda text: "://" not in text).map(lambda text: Path("data") / text.strip("/."))
 
 
 @st.composite
@@ -78,7 +78,7 @@ def configs(draw: st.DrawFn) -> Config:
                 num_attention_heads=heads,
                 num_key_value_heads=kv_heads,
                 vocab_size=draw(st.integers(3, 200_000)),
-                rms_norm_eps=draw(positive),
+                rms_norm_eps=draw(epsilons),
             ),
             init_method=init,
             dtype="float32" if fp32 else "bfloat16",
@@ -91,13 +91,13 @@ def configs(draw: st.DrawFn) -> Config:
                 lr_decay_steps=draw(st.none() | st.integers(0, 10**13)),
                 min_decay_lr=draw(st.none() | st.floats(0, peak)),
             ),
-            optimizer_factory=AdamWSection(adam_eps=draw(positive)),
+            optimizer_factory=AdamWSection(adam_eps=draw(epsilons)),
             accumulate_grad_in_fp32=not fp32,
             clip_grad=draw(st.none() | positive),
             weight_decay=draw(st.just(0.0) | positive),
         ),
         parallelism=ParallelismSection(dp=draw(st.integers(1, 4096))),
-        tokenizer=TokenizerSection(tokenizer_name_or_path=draw(texts)),
+        tokenizer=TokenizerSection(tokenizer_name_or_path=draw(written_out)),
         tokens=TokensSection(
             sequence_length=draw(st.integers(1, 2048)), train_steps=steps, micro_batch_size=draw(st.integers(1, 64))
         ),

@@ -49,7 +49,7 @@ def test_an_interrupted_command_says_so_in_one_line(
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nanotron_zagreus.config.load_config", interrupted)
+    monkeypatch.setattr("nanotron_zagreus.training.outlook.look_ahead", interrupted)
     assert run(["check", "--config-file", "smollm2/zagreus_tiny.yaml"]) == 130
     assert capsys.readouterr().err.strip().startswith("zagreus: interrupted")
 

@@ -19,7 +19,7 @@ from nanotron_zagreus.config import load_config
 from nanotron_zagreus.conversion.from_hf import import_folder
 from nanotron_zagreus.conversion.nanotron_layout import pipeline_ranks
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
-from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 from tests.integration.tiny_runs import tiny_config, write_config
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
 
@@ -189,6 +189,11 @@ def test_rounding_is_noted_and_verified(tmp_path: Path, tokenizer: Path) -> None
         ({"num_hidden_layers": 4}, "missing"),
         ({"num_hidden_layers": 2}, "no tensor of a plain Llama"),
         ({"tie_word_embeddings": False}, "lm_head"),
+        ({"rope_theta": [1]}, "rope_theta"),
+        ({"bos_token_id": "<s>"}, "bos_token_id"),
+        ({"eos_token_id": []}, "eos_token_id"),
+        ({"eos_token_id": [1, True]}, "eos_token_id"),
+        ({"pad_token_id": 131}, "pad_token_id.*less than vocab_size 131"),
     ],
 )
 def test_a_model_that_training_cannot_express_is_refused(
@@ -196,6 +201,18 @@ def test_a_model_that_training_cannot_express_is_refused(
 ) -> None:
     change_config(hf, **changes)
     with pytest.raises(InputError, match=word):
+        import_folder(hf, tmp_path / "imported")
+    assert not (tmp_path / "imported").exists()
+
+
+def test_what_transformers_cannot_load_is_one_clear_error(
+    tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("Padding_idx must be\nwithin num_embeddings")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+    with pytest.raises(VerificationError, match="transformers cannot load it: Padding_idx must be within"):
         import_folder(hf, tmp_path / "imported")
     assert not (tmp_path / "imported").exists()
 
@@ -216,6 +233,14 @@ def test_sizes_that_do_not_divide_the_model_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=word):
         import_folder(hf, tmp_path / "imported", **sizes)  # type: ignore[arg-type]
+
+
+def test_what_is_no_hugging_face_folder_is_told_what_it_is(tmp_path: Path, hf: Path) -> None:
+    with pytest.raises(InputError, match=r"no config\.json in it; give a Hugging Face folder"):
+        import_folder(tmp_path / "none", tmp_path / "imported")
+    with pytest.raises(InputError, match=r"Nanotron checkpoint.*model\.init_method\.path"):
+        import_folder(tmp_path / "source", tmp_path / "imported")
+    assert not (tmp_path / "imported").exists()
 
 
 def test_pickled_weights_are_named_and_not_loaded(tmp_path: Path, hf: Path) -> None:

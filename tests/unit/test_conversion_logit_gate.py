@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from nanotron_zagreus.checkpoints.model_shards_writing import Placement, write_tensor_shards
-from nanotron_zagreus.conversion.logit_gate import MAX_LOGIT_DIFFERENCE, verify_logits
+from nanotron_zagreus.conversion.logit_gate import MAX_LOGIT_DIFFERENCE, greedy_tokens, verify_logits
 from nanotron_zagreus.conversion.source import open_checkpoint
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.conversion.verify import load_model
@@ -57,3 +58,22 @@ def test_logits_that_are_no_numbers_never_pass(loud: Path, value: float) -> None
 
     with pytest.raises(VerificationError, match="logits"):
         verify_logits(load_model(loud / "hf"), source.arch, overflowing)
+
+
+def test_greedy_tokens_come_from_a_cache_under_whatever_name_transformers_gives_it() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=97, **sizes)).eval()
+    lengths = []
+
+    def renamed(input_ids: torch.Tensor, attention_mask=None, position_ids=None, renamed_cache=None, use_cache=None):  # type: ignore[no-untyped-def]
+        lengths.append(input_ids.shape[1])
+        return model(input_ids, attention_mask, position_ids, renamed_cache, use_cache=use_cache)
+
+    prompt = torch.tensor([3, 1, 4, 1, 5])
+    found = greedy_tokens(renamed, prompt, 6)
+    whole = prompt
+    for _ in range(6):
+        whole = torch.cat((whole, model(whole[None]).logits[0, -1:].argmax(-1)))
+    assert found.tolist() == whole[len(prompt) :].tolist()
+    assert lengths == [5, 1, 1, 1, 1, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -253,6 +254,33 @@ def test_scores_of_some_documents_say_so_and_stay_out_of_the_metadata(hf: Path, 
     card = ModelCard.load(hf / "README.md")
     assert "| arc_pt (first 2 documents) |" in card.text
     assert not card.data.eval_results
+
+
+def test_the_card_states_the_results_that_progress_shows(hf: Path, tmp_path: Path) -> None:
+    """The newest on all documents, whatever a later trial on some says, and nothing that was set aside."""
+    results = tmp_path / "results"
+    write_results(results / "copied-last", 0.25, model_name=str(hf), date=1.0)
+    write_results(results / "again", 0.5, model_name=str(hf), date=2.0)
+    write_results(results / "longer", 0.75, model_name=str(hf), date=4.0, config={"limit": 0.5})
+    write_results(results / "trial", 1.0, model_name=str(hf), date=3.0, config={"limit": 2})
+    aside = write_results(results / "again/.replaced", 0.0, model_name=str(hf), date=5.0)
+    aside.write_text(aside.read_text().replace("arc_pt", "hellaswag_pt"))
+    os.utime(results / "copied-last/results_2026-01-01.json", (2e9, 2e9))
+    model = EvaluatedModel(names=(str(hf),), step=20)
+    scores, _ = read_scores(results, model)
+    assert [(score.task, score.value, score.limit) for score in scores] == [("arc_pt", 0.5, None)]
+    for whole in ("copied-last", "again"):
+        shutil.rmtree(results / whole)
+    assert [score.value for score in read_scores(results, model)[0]] == [0.75]
+    trial = results / "trial/results_2026-01-01.json"
+    trial.write_text(json.dumps(json.loads(trial.read_text()) | {"n-samples": {"arc_pt": {"effective": 2}}}))
+    assert [score.value for score in read_scores(results, model)[0]] == [1.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_none(hf: Path, tmp_path: Path, value: float) -> None:
+    path = write_results(tmp_path / "a", value, model_name=str(hf))
+    assert read_scores(path, EvaluatedModel(names=(str(hf),), step=20)) == ([], [])
 
 
 def test_a_card_written_again_keeps_what_is_not_given_again(hf: Path, tmp_path: Path) -> None:

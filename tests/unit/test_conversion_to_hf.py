@@ -185,6 +185,8 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, tokenizer: Pat
         ({"num_attention_heads": 7}, "head_dim"),
         ({"is_starcoder2_config": True}, "Starcoder2"),
         ({"moe_config": {"num_experts": 8}}, "moe_config"),
+        ({"pad_token_id": [1]}, "pad_token_id"),
+        ({"pad_token_id": 131}, "pad_token_id.*less than vocab_size 131"),
     ],
 )
 def test_a_model_that_is_no_plain_llama_is_refused(

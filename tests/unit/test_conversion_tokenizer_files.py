@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from nanotron_zagreus.conversion.tokenizer_files import find_tokenizer, write_tokenizer
-from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.conversion.verify_tokenizer import verify_tokenizer
+from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 from tests.unit.conversion_fixtures import NUM_TOKENS, TINY, write_tokenizer_folder
 
 
@@ -29,13 +30,13 @@ def written(source: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def test_what_transformers_5_saves_becomes_what_transformers_4_reads(source: Path, tmp_path: Path) -> None:
-    change(source / "tokenizer_config.json", extra_special_tokens=["<x>"], is_local=True)
+    change(source / "tokenizer_config.json", extra_special_tokens=["</s>"], is_local=True)
     config, notices = written(source, tmp_path / "out")
     assert config == {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<s>",
         "eos_token": "</s>",
-        "additional_special_tokens": ["<x>"],
+        "additional_special_tokens": ["</s>"],
         "model_input_names": ["input_ids", "attention_mask"],
     }
     merges = json.loads((tmp_path / "out/tokenizer.json").read_text())["model"]["merges"]
@@ -63,6 +64,51 @@ def test_what_every_version_reads_is_copied_byte_for_byte(source: Path, tmp_path
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("name", ["GPT2Tokenizer", "Qwen2TokenizerFast", "Theirs", None])
+def test_a_class_that_reads_its_own_word_split_is_replaced(source: Path, tmp_path: Path, name: str | None) -> None:
+    """SmolLM's tokenizer is called GPT2Tokenizer, which transformers 5 splits as GPT-2's, digits and all."""
+    data = json.loads((source / "tokenizer.json").read_text())
+    data["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"String": "a"}, "behavior": "Removed", "invert": False},
+            data["pre_tokenizer"],
+        ],
+    }
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    change(source / "tokenizer_config.json", tokenizer_class=name, auto_map={"AutoTokenizer": ["theirs.Theirs", None]})
+    config, notices = written(source, tmp_path / "out")
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and "auto_map" not in config and len(notices) == 2
+    verify_tokenizer(tmp_path / "out", NUM_TOKENS)
+    change(tmp_path / "out/tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    with pytest.raises(VerificationError, match=r"GPT2Tokenizer reads .*PreTrainedTokenizerFast"):
+        verify_tokenizer(tmp_path / "out", NUM_TOKENS)
+
+
+def test_a_token_that_only_the_config_names_is_left_out_and_said(source: Path, tmp_path: Path) -> None:
+    """`tokenizer.pad_token = "<pad>"` and save_pretrained leave such a one, and a batch padded with it no embedding."""
+    change(
+        source / "tokenizer_config.json", eos_token={"__type": "AddedToken", "content": "<gone>"}, pad_token="<pad>",
+        additional_special_tokens=["<s>", "<x>"],
+        added_tokens_decoder={"0": {"content": "<s>"}, "131": {"content": "<pad>"}},
+    )  # fmt: skip
+    (source / "special_tokens_map.json").write_text('{"bos_token": "<s>", "pad_token": {"content": "<pad>"}}')
+    config, notices = written(source, tmp_path / "out")
+    assert "pad_token" not in config and (config["bos_token"], config["eos_token"]) == ("<s>", "</s>")
+    assert config["additional_special_tokens"] == ["<s>"] and config["added_tokens_decoder"] == {
+        "0": {"content": "<s>"}
+    }
+    assert json.loads((tmp_path / "out/special_tokens_map.json").read_text()) == {"bos_token": "<s>"}
+    assert "'<gone>', '<pad>', '<x>': named by tokenizer_config.json and left out" in notices[-1]
+    verify_tokenizer(tmp_path / "out", NUM_TOKENS)
+    change(tmp_path / "out/tokenizer_config.json", pad_token="<pad>")
+    with pytest.raises(VerificationError, match=r"132 tokens .* 131 rows"):
+        verify_tokenizer(tmp_path / "out", NUM_TOKENS)
+    change(tmp_path / "out/tokenizer_config.json", pad_token=3)
+    with pytest.raises(VerificationError, match="transformers cannot use its tokenizer"):
+        verify_tokenizer(tmp_path / "out", NUM_TOKENS)
+
+
 def test_a_merge_with_a_space_inside_stays_a_pair(source: Path, tmp_path: Path) -> None:
     data = json.loads((source / "tokenizer.json").read_text())
     first = next(token for token in data["model"]["vocab"] if len(token) == 1)
@@ -71,6 +117,13 @@ def test_a_merge_with_a_space_inside_stays_a_pair(source: Path, tmp_path: Path) 
     (source / "tokenizer.json").write_text(json.dumps(data))
     written(source, tmp_path / "out")
     assert (tmp_path / "out/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+def test_an_end_of_text_that_only_the_model_names_is_named_for_the_tokenizer_too(source: Path, tmp_path: Path) -> None:
+    """lm-eval cannot generate with a tokenizer that names none."""
+    (source / "tokenizer_config.json").write_text('{"bos_token": "</s>", "eos_token": null}')
+    config, _ = written(source, tmp_path / "out")
+    assert (config["bos_token"], config["eos_token"], config.get("pad_token")) == ("</s>", "</s>", None)
 
 
 def test_a_lone_file_gets_its_special_tokens_from_the_model(source: Path, tmp_path: Path) -> None:

@@ -80,6 +80,20 @@ def test_what_exists_under_a_patterns_name_is_meant_itself(tmp_path, monkeypatch
     assert [Path(file.path).name for file in find_files(["sp ace [1]"])] == ["c.jsonl"]
 
 
+def test_only_arrow_files_are_taken_for_caches_by_their_names(tmp_path):
+    for name in ("tmp.jsonl", "cache-fr.jsonl.gz", "cache-0123.arrow", "tmp0123.arrow", ".hidden.jsonl"):
+        (tmp_path / name).write_bytes(b"")
+    assert [Path(file.path).name for file in find_files([str(tmp_path)])] == ["cache-fr.jsonl.gz", "tmp.jsonl"]
+    assert len(find_files([str(tmp_path / "tmp.jsonl")])) == 1
+
+
+def test_the_logs_of_a_tokenization_below_its_input_are_no_text(tmp_path):
+    for name in ("a.jsonl", "tokenized/tokenization.json", "tokenized/logs/failures/00000.jsonl", "logs/b.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [Path(file.path).name for file in find_files([str(tmp_path)])] == ["a.jsonl", "b.jsonl"]
+
+
 def test_a_file_named_twice_is_read_once(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(["x"]))
     assert len(find_files([str(tmp_path), str(tmp_path / "a.jsonl")])) == 1
@@ -131,6 +145,17 @@ def test_damage_is_reported_with_its_row_and_the_rest_is_read(tmp_path):
     assert "has content" in failures[-1]["error"]
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress])
+def test_a_compressed_file_that_was_cut_is_a_failure_whatever_it_held(pack, tmp_path):
+    """Also where no line shows it: of two parts that were written one after the other the second is missing an end."""
+    suffix = "gz" if pack is gzip.compress else "zst"
+    file = tmp_path / f"a.jsonl.{suffix}"
+    file.write_bytes(pack(jsonl(["a"])) + pack(jsonl(["b", "c"]))[:-5])
+    texts, failures = read(tmp_path, find_files([str(file)]))
+    assert len(failures) == 1 and "the rest of the file is left out" in failures[0]["error"]
+    assert set(texts) <= {"a"}
+
+
 def test_a_line_without_the_key_is_a_failure_and_one_without_text_is_empty(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(["x", ""]) + b'{"content": "lost"}\n{"text": null}\n')
     texts, failures = read(tmp_path, find_files([str(tmp_path / "a.jsonl")]))
@@ -154,17 +179,21 @@ def test_a_wrong_column_is_refused_with_the_right_ones(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot be read"):
         check_text_column(find_files([str(tmp_path)])[0], "text")
+    for line in (b'[{"text": "a"}, {"text": "b"}]', b'["text"]', b"5"):
+        (tmp_path / "b.jsonl").write_bytes(b"\n" + line)
+        with pytest.raises(InputError, match="no JSON object"):
+            check_text_column(find_files([str(tmp_path / "b.jsonl")])[0], "text")
 
 
 def test_inputs_that_hold_nothing_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(MissingInputError, match="holds no text"):
+    with pytest.raises(MissingInputError, match=r"holds no text.*plain text goes into a \.jsonl"):
         find_files([str(tmp_path)])
     with pytest.raises(MissingInputError, match="does not exist"):
         find_files([str(tmp_path / "nowhere")])
     with pytest.raises(MissingInputError, match="holds no text"):
         find_files([str(tmp_path / "*.parquet")])
-    with pytest.raises(InputError, match="no known format"):
+    with pytest.raises(InputError, match=r"no known format.*plain text goes into a \.jsonl"):
         find_files([str(tmp_path / "notes.txt")])
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanotron_zagreus.data import background
 from nanotron_zagreus.data.background import BackgroundIterator
 from nanotron_zagreus.data.batch import engine_batch
 from nanotron_zagreus.data.loader import StepLoader
@@ -204,3 +205,19 @@ def test_what_ended_once_is_at_its_end_again():
             list(broken)
     whole.close()
     broken.close()
+
+
+def test_a_read_that_never_returns_holds_up_no_end(monkeypatch):
+    returns = threading.Event()
+
+    def hanging():
+        yield 1
+        returns.wait(60)
+
+    monkeypatch.setattr(background, "_CLOSE_SECONDS", 0.1)
+    reader = BackgroundIterator(hanging(), 2, "x")
+    assert next(iter(reader)) == 1
+    started = time.monotonic()
+    reader.close()
+    assert time.monotonic() - started < 30
+    returns.set()

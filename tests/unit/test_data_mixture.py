@@ -139,34 +139,6 @@ def test_held_out_windows_are_never_trained_on(folders):
     assert mixture.read(held_out)[0].tolist() == list(range(245, 254))
 
 
-def test_a_source_repeated_beyond_the_limit_is_refused(folders):
-    stages = [{"dataset": {"dataset_folder": folders["a"]}}]
-    with pytest.raises(InputError, match=r"4\.71 times.*limit of 4"):
-        open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
-    open_mixture(make_config(stages, zagreus={"max_source_epochs": 5}))
-    exactly_four = make_config(
-        [{"dataset": {"dataset_folder": folders["c"]}}], tokens={"train_steps": 25}, zagreus={"max_source_epochs": 4}
-    )
-    open_mixture(exactly_four)
-
-
-def test_a_group_has_its_own_limit(folders):
-    def open_with(max_epochs):
-        group = {"dataset_folder": folders["a"], "tokens": 1, "max_epochs": max_epochs}
-        stages = [{"dataset": {"dataset_groups": {"only": group}}}]
-        return open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
-
-    open_with(5)
-    with pytest.raises(InputError, match="limit of 3"):
-        open_with(3)
-
-
-def test_repetition_counts_all_stages(folders):
-    stages = [{"dataset": {"dataset_folder": folders["a"]}}, {"start": 11, "dataset": {"dataset_folder": folders["a"]}}]
-    with pytest.raises(InputError, match="stage 'stage 1'"):
-        open_mixture(make_config(stages, zagreus={"max_source_epochs": 4}))
-
-
 def test_a_missing_folder_is_named_with_its_field(folders, tmp_path):
     with pytest.raises(MissingInputError, match=r"data_stages\[0\]\.data\.dataset.*nowhere"):
         open_mixture(make_config([{"dataset": {"dataset_folder": str(tmp_path / "nowhere")}}]))

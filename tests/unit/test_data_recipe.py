@@ -55,6 +55,7 @@ def test_local_copies_and_another_tokenizer_replace_the_recipe_s(tmp_path):
         ("tokenizer: t\nsources: {}\n", "at least one"),
         ("tokenizer: t\nsources: {a: {inputs: [x], text: y}}\n", "sources.a.text"),
         ("sources: {a: {inputs: [x]}}\n", "tokenizer"),
+        ("tokenizer: t\nsources: {a: {inputs: [x], tasks: 0}}\n", r"sources\.a\.tasks: got 0"),
     ],
 )
 def test_a_malformed_recipe_is_refused(text, word, tmp_path):

@@ -216,6 +216,40 @@ def test_a_file_shortened_while_in_use_is_named(tmp_path):
         read_windows(OpenShards([shard]), np.empty((1, 9), dtype=np.uint16), [0], [21])
 
 
+def test_a_file_that_its_disk_refuses_before_the_run_is_named(tmp_path, monkeypatch):
+    shard = read_shard(write_shard(tmp_path, 0, 30))
+
+    def refuse(*arguments):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", refuse)
+    for look, name in (
+        (lambda: read_shard(shard.path), f"{shard.path}.metadata"),
+        (lambda: summarize_shards([shard]), str(shard.path)),
+    ):
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            look()
+        assert caught.value.filename == name
+
+
+@pytest.mark.parametrize("call", ["open", "read"])
+def test_a_file_that_its_disk_refuses_is_named(call, tmp_path, monkeypatch):
+    """The system names no file where it refuses to read one that is open."""
+    shard = read_shard(write_shard(tmp_path, 0, 2000, document_tokens=2))
+
+    def refuse(*arguments):
+        raise OSError(5, "Input/output error")
+
+    for name in ["open"] if call == "open" else ["pread", "preadv"]:
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(WorkError, match=r"\.ds: cannot be read \(Input/output error\)"):
+        read_windows(OpenShards([shard]), np.empty((1, 9), dtype=np.uint16), [0], [21])
+    with pytest.raises(WorkError, match=r"\.index: cannot be read \(Input/output error\)"):
+        document_starts(OpenShards([shard]), [0], [1000], 9)
+    with pytest.raises(WorkError, match=r"\.index: cannot be read \(Input/output error\)"):
+        starts_by_bisection(OpenShards([shard]), 0, 1000, 9)
+
+
 def test_the_limit_of_open_files_is_raised_as_far_as_wanted(monkeypatch):
     limits = {"now": (1024, 4096)}
     monkeypatch.setattr(resource, "getrlimit", lambda kind: limits["now"])

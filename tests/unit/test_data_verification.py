@@ -34,6 +34,7 @@ def test_a_single_token_out_of_range_is_found_with_its_place(folder):
     overwrite(folder / "00001_unshuffled.ds", 517, [1000], "<u2")
     problem = verify_shard(folder / "00001_unshuffled.ds", 1000).problem
     assert "token 1000 at place 517" in problem and "00001" in problem
+    assert "remove its files" in problem  # or a rerun takes the shard for done
 
 
 def test_the_vocabulary_size_is_taken_from_the_record(folder):
@@ -44,7 +45,8 @@ def test_the_vocabulary_size_is_taken_from_the_record(folder):
 
 def test_documents_that_go_backwards_are_found(folder):
     overwrite(folder / "00002_unshuffled.ds.index", 5, [3], "<u8")
-    assert "go backwards" in verify_shard(folder / "00002_unshuffled.ds").problem
+    problem = verify_shard(folder / "00002_unshuffled.ds").problem
+    assert "go backwards" in problem and "remove its files" in problem
 
 
 def test_a_shard_of_another_tokenizer_is_found(folder):

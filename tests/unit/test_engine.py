@@ -145,6 +145,28 @@ def test_more_ranks_than_gpus_on_a_node_are_refused_before_the_process_group(mon
         start_process_group()
 
 
+def test_ranks_that_torchrun_starts_again_with_the_store_of_those_before_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from nanotron_zagreus.engine.launch import check_restart
+
+    def launched(most: int, *, restarts: int, shares: bool) -> None:
+        names = ("TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE")
+        for name, value in zip(names, (most, restarts, shares), strict=True):
+            monkeypatch.setenv(name, str(value))
+
+    assert check_restart() == ""
+    launched(0, restarts=0, shares=True)
+    assert check_restart() == ""
+    launched(3, restarts=1, shares=False)
+    assert check_restart() == ""
+    launched(3, restarts=0, shares=True)
+    assert "--max_restarts" in check_restart()
+    launched(3, restarts=1, shares=True)
+    with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        check_restart()
+
+
 def test_cuda_is_hidden_from_every_test_but_those_of_a_gpu() -> None:
     from gpu_session import only_gpu_tests
 

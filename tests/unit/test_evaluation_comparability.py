@@ -36,8 +36,15 @@ def test_other_documents_or_other_weights_are_refused() -> None:
     with pytest.raises(InputError, match="other documents"):
         build_tables([result("1000", "arc_pt", 0.2), result("2000", "arc_pt", 0.2, documents="others")])
     build_tables([result("1000", "arc_pt", 0.2), result("2000", "arc_pt", 0.2, documents=None)])
-    with pytest.raises(InputError, match="different files of it"):
+    with pytest.raises(InputError, match=r"different files of it.*--replace"):
         build_tables([result("1000", "arc_pt", 0.2), result("1000", "hellaswag_pt", 0.2, fingerprint="others")])
+
+
+def test_results_of_the_plain_command_beside_others_of_one_model_are_named() -> None:
+    """`zagreus evaluate --replace` leaves them where they are."""
+    plain = result("1000", "hellaswag_pt", 0.2, fingerprint=None, path=Path("results/hf__1000/results_2.json"))
+    with pytest.raises(InputError, match=r"different files of it.*move .*away: results/hf__1000/results_2\.json$"):
+        build_tables([result("1000", "arc_pt", 0.2), plain])
 
 
 def limited(label: str, task: str, value: float, limit: float, **changes: object) -> TaskResult:

@@ -19,9 +19,8 @@ from nanotron_zagreus.evaluation.local_data import (
     local_overrides,
     missing_data,
 )
-from nanotron_zagreus.evaluation.model_folders import checkpoint_tokenizer, forget_converted, hf_folder
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, run_request
-from nanotron_zagreus.evaluation.subjects import Subject, find_subjects
+from nanotron_zagreus.evaluation.subjects import find_subjects
 
 
 @pytest.mark.parametrize("record", [{"training": ["a"]}, {"step": ["a"], "training": {"tokens_trained": ["a"]}}])
@@ -124,30 +123,11 @@ def test_a_label_taken_from_a_folder_is_a_plain_name(tmp_path: Path, name: str, 
     assert found.label == label
 
 
-@pytest.mark.parametrize("label", ["..", ".", "../x", "a/b", ""])
-def test_converted_copies_stay_in_their_folder(tmp_path: Path, label: str) -> None:
-    subject = Subject(label=label, source="5000", kind="checkpoint", path=checkpoint(tmp_path / "5000", 5000, 1))
-    kept = folder_of(tmp_path / "out" / "x", zagreus_source__json={})
-    for use in (lambda: hf_folder(subject, kept.parent / ".converted", "t"), lambda: forget_converted(subject, kept)):
-        with pytest.raises(AssertionError):
-            use()
-    assert (kept / "zagreus_source.json").is_file()
-
-
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json"):
         find_subjects([str(folder_of(tmp_path / "empty"))])
     with pytest.raises(InputError, match="checkpoint is damaged"):
         find_subjects([str(folder_of(tmp_path / "5", checkpoint_metadata__json="{", model_config__json="{}"))])
-
-
-def test_a_checkpoint_without_tokenizer_asks_for_one(tmp_path: Path) -> None:
-    named = checkpoint(tmp_path / "5", 5, 5)
-    assert checkpoint_tokenizer(named, None) == "meta-llama/Llama-3.2-1B"
-    assert checkpoint_tokenizer(named, "/own") == "/own"
-    (named / "config.yaml").write_text("tokens: {}\n", encoding="utf-8")
-    with pytest.raises(InputError, match="--tokenizer"):
-        checkpoint_tokenizer(named, None)
 
 
 def test_the_fingerprint_follows_weights_and_tokenizer_and_nothing_else(tmp_path: Path) -> None:
@@ -245,6 +225,42 @@ def test_a_copy_without_data_is_none(tmp_path: Path, file: str) -> None:
     if not file.endswith(".py"):  # a loading script gets an error of its own from `datasets`
         with pytest.raises(MissingInputError, match="no copy of alexandrainst/m_mmlu"):
             local_overrides(MMLU, tmp_path)
+
+
+CARD = """---
+configs:
+- config_name: de
+  data_files: de/*.parquet
+- config_name: pt
+  data_files:
+  - {split: train, path: data/train-*}
+  - {split: test, path: [data/test.jsonl]}
+---
+"""
+
+
+def test_a_copy_whose_download_was_interrupted_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "alexandrainst/m_mmlu"
+    names = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test.jsonl"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    need = data_need(MMLU)
+    assert need is not None
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
+    assert form_of_data(need, tmp_path) == "hub copy"
+    for name, declared in zip(names, ["data/train-*", "data/train-*", "data/test.jsonl"], strict=True):
+        (folder / name).rename(folder / "unfinished")
+        assert missing_data([need], tmp_path) == [need]
+        with pytest.raises(MissingInputError) as refusal:
+            local_overrides(MMLU, tmp_path)
+        assert f"lacks {declared}, which its README.md declares" in str(refusal.value)
+        (folder / "unfinished").rename(folder / name)
+    # What cannot be judged is left to `datasets`.
+    for card in (CARD.replace("pt", "fr"), CARD.replace(": pt", ": pt\n  data_dir: x"), "---\nconfigs: [\n---\n", ""):
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / names[2]).unlink(missing_ok=True)
+        assert form_of_data(need, tmp_path) == "hub copy", card
 
 
 def test_a_tasks_own_files_are_found_beside_its_yaml(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_tasks_of_no_suite_get_a_table_of_their_own_and_perplexities_no_average(
 
 
 def test_a_missing_metric_names_the_file() -> None:
-    with pytest.raises(InputError, match=r"results_1\.json.*acc_norm"):
+    with pytest.raises(InputError, match=r"results_1\.json.*acc_norm.*move the file away"):
         build_tables([result("1000", "arc_pt", 0.2, scores={"acc": 0.2})])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,23 @@ def test_set_aside_files_are_kept_and_not_read(tmp_path: Path) -> None:
     path = put(tmp_path, "1", lm_eval_file())
     set_aside([path])
     assert read_results(tmp_path) == [] and (tmp_path / ".replaced" / path.name).is_file()
+
+
+def test_folders_that_vanish_meanwhile_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process writes results there, or deletes the copy of a checkpoint, while a table is being made."""
+    put(tmp_path, "1", lm_eval_file())
+    wanted = read_results(tmp_path)
+    scan = os.scandir
+    for name in (".writing-1", ".converted", "gone"):
+        (tmp_path / name).mkdir()
+
+    def scan_meanwhile(path: Any) -> Any:
+        if Path(path) != tmp_path:
+            Path(path).rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_meanwhile)
+    assert wanted and read_results(tmp_path) == wanted
 
 
 class Tracker:

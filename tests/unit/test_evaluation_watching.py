@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from nanotron_zagreus.checkpoints.outcome import Outcome as TrainingOutcome
+from nanotron_zagreus.checkpoints.outcome import write_outcome
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.evaluation import watching
 from nanotron_zagreus.evaluation.requests import EvaluationRequest
@@ -24,6 +27,7 @@ class Watch:
         self.checkpoints.mkdir()
         self.naps = 0
         self.evaluated: list[str] = []
+        self.told: list[str] = []
         self.jobs: list[str] = []
         self.queue_trouble = ""
         monkeypatch.setattr(watching, "prepare", lambda request: None)
@@ -40,15 +44,16 @@ class Watch:
         for path in (*self.checkpoints.iterdir(), self.checkpoints):
             os.utime(path, (then, then))
 
-    def run(self, interval: float = HOUR, patience: float = 24.0) -> None:
+    def run(self, interval: float = HOUR, patience: float = 24.0, show: Callable[[], None] = lambda: None) -> None:
         request = EvaluationRequest(paths=(), suite=None, output=self.checkpoints.parent / "out")
         watching.follow_training(
-            self.checkpoints, request, lambda: None, interval_seconds=interval, give_up_after_hours=patience
-        )
+            self.checkpoints, request, show, tell=self.told.append, interval_seconds=interval,
+            give_up_after_hours=patience,
+        )  # fmt: skip
 
     def _evaluate(self, path: Path, *_: object) -> list[Outcome]:
         self.evaluated.append(path.name)
-        return []
+        return [Outcome(label=path.name, task="arc_pt", status="done")]
 
     def _nap(self, seconds: float) -> None:
         self.naps += 1
@@ -125,6 +130,33 @@ def test_a_slurm_that_does_not_say_is_named_where_the_watch_ends(watch: Watch) -
     watch.queue_trouble = "squeue: no answer about job 4711"
     with pytest.raises(WorkError, match=r"no new step.*squeue: no answer about job 4711"):
         watch.run()
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_table_that_cannot_be_shown_ends_no_watch(
+    watch: Watch, lasting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that others put into the folder may not stand beside these until somebody moves them away."""
+    (watch.checkpoints / "1000").mkdir()
+    tables = list[int]()
+
+    def show() -> None:
+        tables.append(len(watch.evaluated))
+        if lasting or len(tables) == 1:
+            raise InputError("measured differently; move trial.json away")
+
+    def train_meanwhile(_: float) -> None:
+        (watch.checkpoints / "2000").mkdir()
+        write_outcome(watch.checkpoints, TrainingOutcome(why="finished", step=2000, checkpoint=None))
+
+    monkeypatch.setattr(watching.time, "sleep", train_meanwhile)
+    if lasting:
+        with pytest.raises(InputError, match=r"move trial\.json away"):
+            watch.run(show=show)
+    else:
+        watch.run(show=show)
+    assert watch.evaluated == ["1000", "2000"] and tables == [1, 2]
+    assert len(watch.told) == 1 + lasting and "move trial.json away" in watch.told[0]
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e12])

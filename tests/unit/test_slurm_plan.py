@@ -20,6 +20,7 @@ from nanotron_zagreus.slurm.run_plan import make_run_plan
 from nanotron_zagreus.slurm.site import Site
 
 PUBLISHED = load_config("zagreus_350M_por.yaml")
+A_FOLDER = PUBLISHED.data_stages[0].data.dataset.folders[0]
 DAY = 86_400
 SITE = Site(account="mii", partition="boost", time_limit="4-00:00:00", venv="/opt/venv", hf_home="/opt/hf")
 
@@ -122,7 +123,7 @@ def test_the_training_script_holds_the_launch() -> None:
         "#SBATCH --time=4-00:00:00",
         "#SBATCH --signal=B:USR1@300",
         "VENV=/opt/venv",
-        "HF_HOME=/opt/hf",
+        "HF_CACHE=/opt/hf",
     ):
         assert line in [each.partition("  ")[0] for each in text.splitlines()], line
     assert "YOUR_" not in text and "/path/to" not in text
@@ -138,7 +139,7 @@ def test_the_jobs_read_a_configuration_that_resumes_by_itself() -> None:
 
 
 def test_a_chain_holds_its_jobs_in_order() -> None:
-    folder = PUBLISHED.data_stages[0].data.dataset.folders[0]
+    folder = A_FOLDER
     sources = (TextSource(input="/corpus/por", output=folder, text_column="text"),)
     chain = Chain(sources=sources, hf_folder=Path("hf"), suite="progression-por")
     plan = published_plan(chain, dataclasses.replace(SITE, cpu_partition="serial", directives=("--exclusive",)))
@@ -156,7 +157,7 @@ def test_a_chain_holds_its_jobs_in_order() -> None:
 
 def test_each_job_gets_what_its_nodes_offer() -> None:
     """Whole nodes are chosen for the training alone; jobs without a GPU have a partition, cores and a limit."""
-    folder = PUBLISHED.data_stages[0].data.dataset.folders[0]
+    folder = A_FOLDER
     chain = Chain(sources=(TextSource(input="a", output=folder),), hf_folder=Path("hf"), suite="progression-por")
     site = dataclasses.replace(
         SITE,
@@ -168,6 +169,16 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
     plan = published_plan(chain, site)
     assert [job.name for job in plan.jobs if "--exclusive" in job.text or "--nodelist" in job.text] == ["train"]
     assert all("#SBATCH --qos=high" in job.text for job in plan.jobs)
+    others = published_plan(chain, dataclasses.replace(site, cpu_directives=("--qos=cpu", "--exclusive")))
+    assert {job.name: "--qos=high" in job.text for job in others.jobs} == {
+        "tokenize": False,
+        "train": True,
+        "convert": False,
+        "evaluate": True,
+    }
+    assert "#SBATCH --qos=cpu\n#SBATCH --exclusive" in others.script("tokenize").text
+    none = published_plan(chain, dataclasses.replace(site, cpu_directives=()))
+    assert "--qos" not in none.script("convert").text
     limits, cpus, partitions = (
         {job.name: re.search(rf"^#SBATCH --{option}=(\S+)", job.text, re.M)[1] for job in plan.jobs}  # type: ignore[index]
         for option in ("time", "cpus-per-task", "partition")
@@ -183,11 +194,25 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
 
 
 @pytest.mark.parametrize(
+    ("directive", "tokenize"),
+    [("--mem=0", ["--mem=0"]), ("--mem-per-cpu=4G", ["--mem-per-cpu=4G"]), ("--mem-per-gpu=60G", [])],
+)
+def test_a_job_is_not_asked_for_memory_that_slurm_would_refuse(directive: str, tokenize: list[str]) -> None:
+    """It takes memory in one form only, of which a conversion has its own, and none by the GPU where there is none."""
+    source = TextSource(input="a", output=A_FOLDER)
+    chain = Chain(sources=(source,), hf_folder=Path("hf"), suite="progression-por")
+    plan = published_plan(chain, dataclasses.replace(SITE, directives=(directive,)))
+    asked = {job.name: re.findall(r"^#SBATCH (--mem\S*)", job.text, re.MULTILINE) for job in plan.jobs}
+    assert asked == {"tokenize": tokenize, "train": [directive], "convert": ["--mem=16G"], "evaluate": [directive]}
+
+
+@pytest.mark.parametrize(
     ("chain", "key_word"),
     [
         (Chain(suite="progression-por"), "--convert"),
         (Chain(sources=(TextSource(input="a", output=Path("elsewhere")),)), "elsewhere"),
-        (Chain(sources=(TextSource(input="a\tb", output=PUBLISHED.data_stages[0].data.dataset.folders[0]),)), "tab"),
+        (Chain(sources=(TextSource(input="a\tb", output=A_FOLDER),)), "tab"),
+        (Chain(sources=(TextSource(input="a", output=A_FOLDER), TextSource(input="b", output=A_FOLDER))), "twice"),
     ],
 )
 def test_a_chain_that_contradicts_itself_is_refused(chain: Chain, key_word: str) -> None:

@@ -31,6 +31,18 @@ def test_a_job_with_modules_that_read_unset_variables_runs_to_its_end(job: str, 
     assert stage.calls(f"zagreus {job}")
 
 
+@pytest.mark.parametrize("job", ["train", "tokenize", "evaluate", "convert"])
+def test_a_site_without_a_cache_leaves_the_users_own(job: str, stage: Stage) -> None:
+    """It was looked into before the submission."""
+    (stage.root / "5").mkdir()
+    stage.trains(why="finished", step=9)
+    stage.also("zagreus", f"echo ${{HF_HOME:-none}} >{stage.folder}/home")
+    stage.environment["HF_HOME"] = "/the/users"
+    for cache, home in (("", "/the/users"), ("/the/sites", "/the/sites")):
+        stage.run(job, code=0, HF_CACHE=cache)
+        assert (stage.folder / "home").read_text() == f"{home}\n"
+
+
 def test_a_time_limit_during_startup_is_not_lost(stage: Stage) -> None:
     """Slurm's signal comes up to a minute early: `zagreus check` may still be running."""
     stage.also("zagreus", SIGNAL.format(name="USR1"))
@@ -55,6 +67,11 @@ def test_ranks_that_crash_after_the_outcome_change_nothing(
     stage.trains(signal="USR1", waits=True, code=1, why=outcome, step=4)
     assert f"code 1, outcome: {outcome} at step 4" in stage.run("train", code=exit_code)
     assert stage.calls("scontrol requeue") == requeues
+
+
+def test_a_run_that_fails_says_why_in_the_first_place_that_is_looked_at(stage: Stage) -> None:
+    stage.trains(code=1, why="failed", step=4, reason="rank 3: out of memory")
+    assert "failed: rank 3: out of memory; see logs/train-12/train.0.*.log" in stage.run("train", code=1)
 
 
 def test_the_outcome_of_an_earlier_start_does_not_count(stage: Stage) -> None:
@@ -152,6 +169,23 @@ def test_an_evaluation_out_of_time_requeues_itself(stage: Stage) -> None:
     assert "used up" in stage.run("evaluate", code=75, start=3)
 
 
+def test_a_conversion_out_of_time_ends_the_one_under_way_and_requeues_itself(stage: Stage) -> None:
+    for step in (5, 10):
+        (stage.root / str(step)).mkdir()
+    stage.also("zagreus", f'{SIGNAL.format(name="USR1")}\nmkdir -p "$3"; touch "$3/config.json"')
+    stage.run("convert", code=0)
+    assert stage.calls("scontrol requeue") == REQUEUED
+    assert len(stage.calls("zagreus convert")) == 1
+    stage.run("convert", code=0, start=1)
+    assert [call.split()[3] for call in stage.calls("zagreus convert")] == [
+        f"hf_checkpoints/{step}" for step in (5, 10)
+    ]
+    assert stage.calls("scontrol requeue") == REQUEUED, "nothing is left"
+    (stage.root / "15").mkdir()
+    (stage.root / "20").mkdir()
+    assert "used up" in stage.run("convert", code=75, start=3)
+
+
 def test_the_options_of_an_evaluation_reach_it(stage: Stage) -> None:
     stage.run("evaluate", code=0, DATA="eval data", EVALUATE_OPTIONS="--batch-size 16 --limit 2")
     (call,) = stage.calls("zagreus evaluate")
@@ -169,6 +203,13 @@ def test_a_job_that_got_nothing_done_is_not_requeued(job: str, words: str, stage
     stage.program("zagreus", "exec /bin/sleep 60")
     assert words in stage.run(job, code=1)
     assert stage.calls("scontrol requeue") == []
+
+
+def test_a_conversion_whose_time_is_over_before_it_begins_is_not_requeued(stage: Stage) -> None:
+    (stage.root / "5").mkdir()
+    (stage.programs / "activate").write_text(f"export PATH={stage.programs}:$PATH; kill -USR1 $$\n")
+    assert "nothing was converted" in stage.run("convert", code=1)
+    assert stage.calls("zagreus convert") == stage.calls("scontrol requeue") == []
 
 
 def test_a_job_that_is_done_when_its_time_ends_is_done(stage: Stage) -> None:

@@ -68,6 +68,8 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
     monkeypatch.chdir(tmp_path)
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     desk = Desk(tmp_path, capsys)
     monkeypatch.setenv("PATH", f"{desk.slurm.folder}:{os.environ['PATH']}")
     return desk
@@ -78,6 +80,17 @@ def test_every_script_is_tried_before_anything_is_written(desk: Desk) -> None:
     _, error = desk.submit(*CHAIN, code=2)
     assert "Slurm refuses it" in error and "no such partition" in error
     assert not desk.jobs.exists()
+
+
+def test_a_variable_of_the_shell_overrules_no_script(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch prefers SBATCH_ACCOUNT to a script's account; where the site names none, it is how a user says his."""
+    monkeypatch.setenv("SBATCH_ACCOUNT", "another")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "5")
+    desk.slurm.answer_trials('[ -z "${SBATCH_ACCOUNT:-}${SBATCH_TIMELIMIT:-}" ] || exit 1')
+    desk.submit(*CHAIN)
+    desk.site(account=None)
+    desk.slurm.answer_trials('[ "${SBATCH_ACCOUNT:-}${SBATCH_TIMELIMIT:-}" = another ] || exit 1')
+    desk.slurm_command("check", *CHAIN)
 
 
 def test_a_chain_waits_for_each_other_and_is_remembered(desk: Desk) -> None:
@@ -165,20 +178,28 @@ def test_only_the_folders_that_the_chain_tokenizes_may_be_missing(desk: Desk) ->
     [
         (("--tokenize", "/nonexistent/typo={folder}"), ["--tokenize", "/nonexistent/typo"]),
         (("--tokenize", "corpus/typo={folder}"), ["--tokenize", "corpus/typo"]),
+        (("--tokenize", "text.jsonl={folder}:content"), ["--tokenize: ", "text.jsonl", "no 'content'", "it has text"]),
         (("--tokenize", "hf://datasets/owner/name={folder}"), ["--tokenize", "hf://datasets", "offline"]),
         (("--convert", "hf", "--evaluate", "progresion-por"), ["--evaluate", "progresion-por", "progression-por"]),
         ((*CHAIN, "--data", "nowhere"), ["--data", "nowhere"]),
+        ((*CHAIN, "--data", "clients"), ["--data clients lacks", "m_mmlu", "eval-data --suite progression-por"]),
+        (
+            CHAIN,
+            ["--evaluate without --data", "offline", "cache {hf} lacks alexandrainst/m_arc, alexandrainst/m_mmlu;"],
+        ),
     ],
 )
 def test_a_chain_that_would_fail_later_is_not_submitted(
     options: tuple[str, ...], key_words: list[str], desk: Desk
 ) -> None:
-    desk.site(offline=True)
+    (desk.folder / "hf" / "datasets" / "alexandrainst___m_hellaswag").mkdir(parents=True)
+    desk.site(offline=True, hf_home=str(desk.folder / "hf"))
     (desk.folder / "tokenizer.json").touch()
+    (desk.folder / "text.jsonl").write_text('{"text": "a"}\n')
     desk.data["tokenizer"]["tokenizer_name_or_path"] = "tokenizer.json"
     desk.config(desk.data)
     _, error = desk.submit(*(text.format(folder=FOLDERS[0]) for text in options), code=2)
-    assert all(word in error for word in key_words), error
+    assert all(word.format(hf=desk.folder / "hf") in error for word in key_words), error
     assert desk.slurm.calls("sbatch") == []
 
 
@@ -191,7 +212,7 @@ def test_checkpoints_that_one_node_cannot_see_are_not_converted(desk: Desk) -> N
 
 def test_an_input_may_hold_an_equals_sign(desk: Desk) -> None:
     (desk.folder / "corpus" / "lang=pt").mkdir(parents=True)
-    (desk.folder / "corpus" / "lang=pt" / "0.jsonl").write_text('{"text": "a"}\n')
+    (desk.folder / "corpus" / "lang=pt" / "0.jsonl").write_text('{"content": "a"}\n')
     desk.submit("--tokenize", f"corpus/lang=pt={FOLDERS[0]}:content")
     assert (desk.jobs / "sources.tsv").read_text() == f"corpus/lang=pt\t{FOLDERS[0]}\tcontent\n"
 

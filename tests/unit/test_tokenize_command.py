@@ -1,6 +1,7 @@
 """`zagreus tokenize`: what it refuses and reports, and Slurm jobs that have not ended (Slurm is two scripts here)."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_nothing_is_submitted_while_a_job_of_the_folder_is_in_the_queue(source, 
     assert len((slurm / "sbatch.calls").read_text().split()) == 2
     (slurm / "squeue.list").write_text("")
     assert submit(source) == 0
+
+
+@pytest.mark.parametrize("name", ["my shards", "100%", "a$b", "l'eau", "a&b"])
+def test_a_folder_that_a_job_script_would_misread_is_refused(name, source, slurm, tmp_path, capsys):
+    output = source.index("--output") + 1
+    assert submit([*source[:output], str(tmp_path / name), *source[output + 1 :]]) == 2
+    assert name in capsys.readouterr().err
+    assert not (slurm / "sbatch.calls").exists()
+    assert submit([*source[:output], str(tmp_path / "açúcar"), *source[output + 1 :]]) == 0
 
 
 def test_a_job_that_slurm_has_forgotten_has_ended_and_other_errors_are_no_answer(source, slurm, capsys):
@@ -137,6 +147,18 @@ def test_a_source_that_fails_does_not_end_the_recipe(source, tmp_path, monkeypat
     assert captured.out.count("2 of 2 tasks") == 2
 
 
+def test_a_refused_recipe_binds_no_folder_to_what_was_wrong_in_it(source, tmp_path, monkeypatch, capsys):
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "all"
+    good, wrong = {"inputs": [source[2]]}, {"inputs": [source[2]], "text_column": "body"}
+    recipe.write_text(json.dumps({"tokenizer": source[-1], "sources": {"good": good, "wrong": wrong}}))
+    assert run(["tokenize", "--recipe", str(recipe), "--output", str(output)]) == 2
+    assert "body" in capsys.readouterr().err
+    assert not output.exists()
+    recipe.write_text(json.dumps({"tokenizer": source[-1], "sources": {"good": good, "good/": good}}))
+    assert run(["tokenize", "--recipe", str(recipe), "--output", str(output)]) == 2
+    assert "good/tokenized; give each a name" in capsys.readouterr().err
+
+
 def test_empty_documents_and_the_reason_for_tokenizers_are_printed(source, monkeypatch, capsys):
     fake_tokenization(monkeypatch, fail="nothing")
     assert run(source) == 0
@@ -150,3 +172,11 @@ def test_the_text_column_has_a_default():
         Path("x"), {"inputs": ("a",), "tokenizer": "t", "bos": None, "eos": None, "text_column": None}
     )
     assert job.text_column == "text"
+
+
+@pytest.mark.parametrize("executor", [[], ["--executor", "slurm", "--slurm-partition", "cpu"]])
+def test_an_encoder_that_is_not_installed_is_refused_before_any_task(source, tmp_path, monkeypatch, capsys, executor):
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    assert run([*source, "--encoder", "gigatoken", *executor]) == 2
+    assert "--encoder: gigatoken is not installed; `pip install" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from nanotron_zagreus.checkpoints.claim import claimed
 from nanotron_zagreus.checkpoints.manifest import FileRecord, read_manifest, write_manifest
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import Config, dump_config
+from nanotron_zagreus.training.resume_point import older_steps
 from tests.unit.checkpoint_fixtures import write_descriptions
 from tests.unit.data_fixtures import make_config, write_source
 
@@ -115,6 +116,15 @@ def test_what_a_resume_refuses_is_refused(configure: Callable[..., Config], chec
     assert shard.exists()
 
 
+def test_master_weights_that_a_checkpoint_lacks_are_missed_before_the_launch(
+    configure: Callable[..., Config], check: Callable[..., str]
+) -> None:
+    bf16 = {"dtype": "bfloat16"}
+    write_descriptions(configure(model=bf16), 10)
+    error = check(configure(checkpoints=AUTO, model=bf16, optimizer={"accumulate_grad_in_fp32": True}), code=2)
+    assert "optimizer.accumulate_grad_in_fp32" in error and "model.init_method.path" in error
+
+
 def test_other_weights_for_a_stage_that_was_begun_are_refused(
     configure: Callable[..., Config], check: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -139,6 +149,17 @@ def test_damaged_descriptions_fail_the_check_as_they_fail_the_run(
     assert "damaged" in check(falling_back, code=3), "there is nothing to fall back to"
     Path("checkpoints/5").mkdir()
     assert "newest sound step before the wanted one" in check(falling_back)
+
+
+def test_a_pointer_that_says_nothing_is_refused_or_passed_over_as_configured(
+    configure: Callable[..., Config], check: Callable[..., str]
+) -> None:
+    write_descriptions(configure(), 10)
+    Path("checkpoints/latest.txt").write_text("")
+    assert "correct or remove it" in check(configure(checkpoints=AUTO), code=2)
+    falling_back = configure(checkpoints=AUTO, zagreus={"checkpoints": {"fallback_to_newest_sound": True}})
+    assert "newest sound step" in check(falling_back)
+    assert older_steps(falling_back)[1] == [10]
 
 
 def test_a_file_that_was_cut_short_fails_the_check_as_it_fails_the_run(

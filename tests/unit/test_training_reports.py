@@ -16,20 +16,20 @@ class Device:
 
     def __init__(self, interval: int = 1, norms: dict[int, float] | None = None) -> None:
         from nanotron_zagreus.training.guards import NonFiniteGuard
-        from nanotron_zagreus.training.metrics import StepClock
+        from nanotron_zagreus.training.step_times import StepTimes
 
         guards = SimpleNamespace(loss_spike_factor=1.5)
         logging, tokens = SimpleNamespace(iteration_step_info_interval=interval), SimpleNamespace(train_steps=99)
         self.run = SimpleNamespace(zagreus=SimpleNamespace(guards=guards), logging=logging, tokens=tokens)
-        self.clock, self.guard = StepClock(), NonFiniteGuard(1)
-        self.device, self.holds_loss = torch.device("cpu"), True
+        self.device, self.holds_loss, self.guard = torch.device("cpu"), True, NonFiniteGuard(1)
+        self.step_times = StepTimes(self.device)
         self.norms, self.events = norms or {}, []
 
     def launch(self, step: int) -> torch.Tensor:
         """Run a step whose loss is ten times its number."""
         optimizer = SimpleNamespace(get_base_optimizer=lambda: SimpleNamespace(param_groups=[{}]), step=lambda: None)
         self.step = self.iteration_step = step
-        with self.clock.step():
+        with self.step_times.step():
             self.norm = torch.tensor(self.norms.get(step, 1.0))
             self.guard.step(optimizer, self.norm)
         self.events.append(f"launch {step}")
@@ -37,20 +37,22 @@ class Device:
 
     def step_figures(self, loss: torch.Tensor) -> Any:
         from nanotron_zagreus.training.figures import StepFigures
+        from nanotron_zagreus.training.step_times import StepTimes
 
+        times, self.step_times = self.step_times, StepTimes(self.device)
         return StepFigures(
             step=self.step,
             consumed_samples=8 * self.step,
             learning_rate=0.1 * self.step,
-            num_steps=self.clock.take_steps(),
+            times=times,
             loss=loss,
             grad_norm=self.norm,
             skipped=self.guard.take_unread(),
         )
 
     def step_metrics(self, figures: Any, read: Any) -> Any:
-        self.clock.take_seconds()
-        values = (figures.step, read.loss, figures.consumed_samples, figures.num_steps)
+        figures.times.settle()
+        values = (figures.step, read.loss, figures.consumed_samples, figures.times._num_steps)
         return SimpleNamespace(values=values, lm_loss=read.loss)
 
     def log_metrics(self, line: str) -> None:
@@ -168,7 +170,7 @@ def test_figures_do_not_see_what_happens_to_their_tensors_later(engine: Any) -> 
     from nanotron_zagreus.training.figures import StepFigures
 
     norm, skipped = torch.tensor(2.5), torch.tensor(1.0)
-    options: dict[str, Any] = {"step": 1, "consumed_samples": 0, "learning_rate": 0.0, "num_steps": 1}
+    options: dict[str, Any] = {"step": 1, "consumed_samples": 0, "learning_rate": 0.0, "times": None}
     figures = StepFigures(**options, loss=None, grad_norm=norm, skipped=[torch.tensor(0.0), skipped])
     norm.zero_(), skipped.zero_()
     read = figures.read()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,36 @@ import pytest
 def test_a_request_older_than_the_run_is_removed_and_reported_and_a_newer_one_carried_out(
     age: str, engine: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nanotron_zagreus.engine.launch import process_started_at
+    from nanotron_zagreus.engine.launch import launch_started_at
     from nanotron_zagreus.training.control import Request, StepControl
     from nanotron_zagreus.training.signals import SignalRequests
 
     (tmp_path / "STOP").touch()
     if age == "older":
-        long_ago = process_started_at() - 60
+        long_ago = launch_started_at() - 60
         os.utime(tmp_path / "STOP", (long_ago, long_ago))
     control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
     control.clear_stale_files()
     assert ("older than this run, removed" in capsys.readouterr().err) == (age == "older")
     assert control.agree()[0] == (Request.NONE if age == "older" else Request.STOP)
+
+
+def test_a_request_made_while_torchrun_waited_for_its_nodes_is_carried_out(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron_zagreus.training.control import Request, StepControl
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    (tmp_path / "STOP").touch()
+    rank = "import sys; from nanotron_zagreus.engine.launch import launch_started_at as at; print(at())"
+    time.sleep(0.05)  # the system counts in hundredths of a second
+    started = subprocess.run(
+        [sys.executable, "-c", rank], env=os.environ | {"TORCHELASTIC_RUN_ID": "x"}, capture_output=True, check=True
+    )
+    monkeypatch.setattr("nanotron_zagreus.engine.launch.launch_started_at", lambda: float(started.stdout))
+    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
+    control.clear_stale_files()
+    assert control.agree()[0] is Request.STOP
 
 
 def test_the_reason_of_a_stop_is_not_that_of_an_earlier_save(engine: Any, tmp_path: Path) -> None:
@@ -38,6 +59,26 @@ def test_the_reason_of_a_stop_is_not_that_of_an_earlier_save(engine: Any, tmp_pa
     control.clear_files()
     assert control.agree()[0] is Request.NONE
     assert control.shared_reason() == ""
+
+
+def test_a_folder_out_of_reach_for_a_moment_ends_no_run(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.training.control import Request, StepControl
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    def refuse(path: Path, **options: Any) -> Any:
+        raise OSError(116, "Stale file handle", str(path))
+
+    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
+    (tmp_path / "STOP").touch()
+    with monkeypatch.context() as outage:
+        outage.setattr(Path, "stat", refuse)
+        outage.setattr(Path, "unlink", refuse)
+        assert [control.agree()[0] for _ in range(2)] == [Request.NONE, Request.NONE]
+        control.clear_files()
+    assert control.agree()[0] is Request.STOP
+    assert capsys.readouterr().err.count("Stale file handle") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -99,6 +140,21 @@ def test_only_a_signal_that_comes_later_ends_the_launcher_s_run(
             signal.raise_signal(signal.SIGTERM)
             assert requests.must_end_now == ends
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_folder_out_of_reach_does_not_end_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanotron_zagreus.training.stop_requests import StopRequests
+
+    def refuse(path: Path, **options: Any) -> Any:
+        raise OSError(116, "Stale file handle", str(path))
+
+    with StopRequests(tmp_path) as requests:
+        signal.raise_signal(signal.SIGTERM)
+        requests.pass_on()
+        for call in ("stat", "touch", "unlink"):
+            monkeypatch.setattr(Path, call, refuse)
+        requests.pass_on()
+    assert not requests.must_end_now
 
 
 def test_signals_become_one_request_and_handlers_are_restored(engine: Any) -> None:

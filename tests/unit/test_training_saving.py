@@ -1,4 +1,4 @@
-"""What a rank writes into a checkpoint, and what it refuses to."""
+"""What a rank writes into a checkpoint, what it refuses to, and what around a save that is whole ends no run."""
 
 from __future__ import annotations
 
@@ -22,5 +22,17 @@ def test_weights_that_are_no_numbers_are_not_written(engine: Any, value: float, 
     weight[2, 3] = value
     snapshot.write = lambda folder, beat: pytest.fail("it was written")
     saving._write(pending, snapshot, lambda: None)
-    with pytest.raises(OSError, match="nothing non-finite is saved"):
+    with pytest.raises(ValueError, match="nothing non-finite is saved"):
         saving._result(pending)
+
+
+def test_old_checkpoints_that_cannot_be_looked_for_stay(
+    engine: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.training.saving import CheckpointSaver
+
+    ranks: Any = SimpleNamespace(is_leader=True)
+    saver = CheckpointSaver(lambda: pytest.fail("no save begins"), ranks, None)
+    saver._keeping = SimpleNamespace(keep_last=1, keep_every=None)
+    saver._prune(tmp_path / "out of reach")
+    assert "could not look for old checkpoints" in capsys.readouterr().err

@@ -12,14 +12,11 @@ import pytest
 
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import Config, dump_config
-from nanotron_zagreus.slurm.jobs import Chain, TextSource
-from nanotron_zagreus.slurm.run_plan import make_run_plan
-from nanotron_zagreus.slurm.site import Site
 from tests.unit.checkpoint_fixtures import write_descriptions
 from tests.unit.data_fixtures import make_config, write_source
 
 AUTO = {"resume_checkpoint_path": "auto"}
-SITE = Site(account="mii", partition="boost", time_limit="1-00:00:00", venv="/opt/venv", hf_home=None)
+SITE = "{account: mii, partition: boost, time_limit: 1-00:00:00, venv: /opt/venv, hf_home: null}"
 
 
 @pytest.fixture
@@ -39,9 +36,18 @@ def check(config: Config) -> int:
     return run(["check", "--config-file", "run.yaml"])
 
 
-def obstacles(config: Config, chain: Chain | None = None) -> str:
-    plan = make_run_plan(config, SITE, nodes=1, gpus_per_node=1, folder=Path("jobs"), chain=chain)
-    return "\n".join(plan.obstacles)
+@pytest.fixture
+def obstacles(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a runner of `zagreus slurm render` with more options; it returns the obstacles that were printed."""
+
+    def found(config: Config, *options: str) -> str:
+        Path("run.yaml").write_text(dump_config(config))
+        Path("slurm_site.yaml").write_text(SITE)
+        capsys.readouterr()
+        assert run(["slurm", "render", "--config-file", "run.yaml", "--nodes=1", "--gpus-per-node=1", *options]) == 0
+        return "\n".join(line for line in capsys.readouterr().err.splitlines() if line.startswith("obstacle "))
+
+    return found
 
 
 def vocabulary(config: Config, size: int) -> Config:
@@ -57,7 +63,11 @@ def vocabulary(config: Config, size: int) -> Config:
     ],
 )
 def test_data_that_training_refuses_is_refused_before(
-    configure: Callable[..., Config], changes: dict, message: str, capsys: pytest.CaptureFixture[str]
+    changes: dict,
+    message: str,
+    configure: Callable[..., Config],
+    obstacles: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = configure(**changes)
     assert check(config) == 2
@@ -66,7 +76,7 @@ def test_data_that_training_refuses_is_refused_before(
 
 
 def test_tokens_outside_the_vocabulary_are_refused(
-    configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+    configure: Callable[..., Config], obstacles: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = vocabulary(configure(), 50)
     assert check(config) == 2
@@ -75,7 +85,7 @@ def test_tokens_outside_the_vocabulary_are_refused(
 
 
 def test_a_shard_that_is_not_whole_is_refused(
-    configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+    configure: Callable[..., Config], obstacles: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure()
     assert check(config) == 0
@@ -86,23 +96,27 @@ def test_a_shard_that_is_not_whole_is_refused(
     assert "not a whole shard" in obstacles(config)
 
 
-def test_data_that_is_not_all_here_is_no_reason_to_refuse(configure: Callable[..., Config], tmp_path: Path) -> None:
+def test_data_that_is_not_all_here_is_no_reason_to_refuse(
+    configure: Callable[..., Config], obstacles: Callable[..., str], tmp_path: Path
+) -> None:
     folders = {"dataset_folder": [str(tmp_path / "a"), str(tmp_path / "elsewhere")], "dataset_weights": [0.9, 0.1]}
     config = make_config([{"dataset": folders}], zagreus={"max_source_epochs": 1})
     assert check(config) == 0
     assert "elsewhere" in obstacles(config) and "times" not in obstacles(config)
 
 
-def test_data_that_jobs_before_the_training_write_is_not_judged(configure: Callable[..., Config]) -> None:
+def test_data_that_jobs_before_the_training_write_is_not_judged(
+    configure: Callable[..., Config], obstacles: Callable[..., str]
+) -> None:
     config = configure(zagreus={"max_source_epochs": 4})
     Path("text.jsonl").write_text("")
-    source = TextSource(input="text.jsonl", output=config.data_stages[0].data.dataset.folders[0])
-    assert "times" not in obstacles(config, Chain(sources=(source,)))
-    assert "times" not in obstacles(config, Chain(after=("4711",)))
+    assert "8.00 times" in obstacles(config)
+    assert "times" not in obstacles(config, f"--tokenize=text.jsonl={config.data_stages[0].data.dataset.folders[0]}")
+    assert "times" not in obstacles(config, "--after=4711")
 
 
 def test_how_often_a_run_that_goes_on_repeats_its_data_follows_from_its_checkpoint(
-    configure: Callable[..., Config],
+    configure: Callable[..., Config], obstacles: Callable[..., str]
 ) -> None:
     """Its ten steps so far drew less, with another global batch: 5 passes instead of 8."""
     zagreus = {"max_source_epochs": 6, "accept_changed_batch": True}

@@ -1,0 +1,36 @@
+"""What is decided before the first document is read: how wide a token is, and what stands in the record."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nanotron_zagreus.data.tokenization import make_pipeline
+from nanotron_zagreus.data.tokenization_plan import TokenizationJob, prepare
+from nanotron_zagreus.data.tokenizer_loading import load_tokenizer
+from nanotron_zagreus.data.verification import verify_shard
+from tests.unit.tokenizer_fixtures import TEXTS, train_tokenizer
+
+NUM_TOKENS = 400
+
+
+@pytest.mark.parametrize(("gap", "token_size"), [(50, 2), (2**16 - NUM_TOKENS, 2), (2**16 - NUM_TOKENS + 1, 4)])
+def test_the_highest_id_counts_not_the_number_of_tokens(gap, token_size, tmp_path):
+    """A tokenizer whose last ten tokens lie ``gap`` ids higher, as in vocabularies that were pruned."""
+    path = train_tokenizer(tmp_path / "tokenizer", named=True)
+    data = json.loads(path.read_text())
+    vocabulary = data["model"]["vocab"]
+    vocabulary.update({token: id + gap for token, id in vocabulary.items() if id >= NUM_TOKENS - 10})
+    path.write_text(json.dumps(data))
+    text = next(token for token, id in vocabulary.items() if id == NUM_TOKENS - 1 + gap).replace("Ġ", " ")
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": part}) for part in (text, *TEXTS[:9])))
+    job = TokenizationJob(inputs=(str(tmp_path / "a.jsonl"),), output=tmp_path / "out", tokenizer=str(path))
+    prepared = prepare(job)
+    assert prepared.token_size == token_size
+    reader, writer = make_pipeline(prepared)
+    writer.run(reader.run(None, 0, 1), 0, 1)
+    report = verify_shard(tmp_path / "out" / "00000_unshuffled.ds")
+    assert (report.problem, report.vocab_size) == (None, NUM_TOKENS + gap)
+    expected = [id for part in (text, *TEXTS[:9]) for id in load_tokenizer(prepared.choice).encode(part).ids]
+    written = np.fromfile(report.path, dtype=f"<u{token_size}").tolist()
+    assert written == expected and max(written) == NUM_TOKENS - 1 + gap
