@@ -177,9 +177,15 @@ def build_transformers(config: Config) -> tuple[Step, Any]:
     return step, None
 
 
-def build(side: str, tiny: bool, micro_batch_size: int, accumulation: int) -> tuple[Step, Any, str, Config]:
-    """Return a side's step, its trainer if it has one, its attention, and its configuration."""
+def build(
+    side: str, tiny: bool, micro_batch_size: int, accumulation: int, attention: str = "auto"
+) -> tuple[Step, Any, str, Config]:
+    """Return a side's step, its trainer if it has one, its attention, and its configuration.
+
+    ``attention`` is `zagreus.attention` of our sides that do not name their own.
+    """
     changes = OURS.get(side, {})
+    changes = {**changes, "zagreus": {"attention": attention, **changes.get("zagreus", {})}}
     config = configuration(tiny, micro_batch_size, accumulation, changes)
     if side == "stock nanotron":
         return *build_stock(config), config

@@ -75,7 +75,9 @@ def test_figures_of_an_uncompiled_side_are_refused_unless_asked_for(
     process = SimpleNamespace(start=lambda: None, is_alive=lambda: True, join=lambda: None)
     context = SimpleNamespace(Pipe=lambda: (ends, ends), Process=lambda **options: process)
     monkeypatch.setattr("benchmarks.train_step.multiprocessing.get_context", lambda method: context)
-    arguments = SimpleNamespace(tiny=True, micro_batch_size=1, accumulation=1, allow_uncompiled=allowed)
+    arguments = SimpleNamespace(
+        tiny=True, micro_batch_size=1, accumulation=1, attention="auto", allow_uncompiled=allowed
+    )
     if allowed:
         assert Worker("ours", arguments).setup is setup  # type: ignore[arg-type]
         return
