@@ -100,7 +100,13 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
 
 /* The device: an H100's figures, by which torch and Triton choose their kernels. */
 #define MEMORY (80ul << 30)
-cudaError_t cudaGetDeviceCount(int *count) { *count = 1; return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    *count = visible == NULL || *visible;
+    return *count ? cudaSuccess : cudaErrorNoDevice;
+}
+
 cudaError_t cudaGetDevice(int *device) { *device = 0; return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int *version) { *version = CUDART_VERSION; return cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *version) { *version = CUDART_VERSION; return cudaSuccess; }

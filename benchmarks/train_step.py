@@ -1,7 +1,7 @@
 """Speed and memory of a training step: ours, Nanotron's own Llama, transformers' compiled, and ours without each part.
 
     python -m benchmarks.train_step                    the published shape on a GPU, a tiny one on a CPU
-    python -m benchmarks.train_step --rounds 5 --steps 4 --sides "stock nanotron"
+    python -m benchmarks.train_step --rounds 5 --steps 4 --sides "stock nanotron" --attention flash
 
 Each side lives in its own process. Our full side and one other take turns, `--steps` steps at a time; ratios are
 medians over the rounds, so that a machine that slows down slows both. Tokens/s and MFU are medians too; on a CPU the
@@ -62,7 +62,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         shape = (arguments.tiny, arguments.micro_batch_size, arguments.accumulation)
-        self._process = context.Process(target=serve, args=(theirs, side, *shape))
+        self._process = context.Process(target=serve, args=(theirs, side, *shape, arguments.attention))
         self._process.start()
         theirs.close()
         self.setup: Setup = self._check(_receive(self._connection))
@@ -193,6 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--micro-batch-size", type=int, default=4 if torch.cuda.is_available() else 2)
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of a step")
     parser.add_argument("--tiny", action="store_true", default=not torch.cuda.is_available(), help="a CPU's shape")
+    parser.add_argument("--attention", default="auto", help="zagreus.attention of our sides (default: the fastest)")
     parser.add_argument("--allow-uncompiled", action="store_true", help="measure also what could not be compiled")
     parser.add_argument("--peak-tflops", type=float, help="bf16 peak of the device, for the MFU")
     others = [*PEERS, *(side for side in OURS if side != "ours")]

@@ -150,13 +150,19 @@ def build_stock(config: Config) -> tuple[Step, Any, str]:
 
 
 def build_transformers(config: Config) -> tuple[Step, Any]:
-    """Return a step of transformers' LlamaForCausalLM: SDPA, the whole model compiled, fp32 weights under autocast."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """Return a step of transformers' LlamaForCausalLM: SDPA, the whole model compiled, fp32 weights under autocast.
 
+    Its `sdpa` goes by another name: under that one a compiled model writes out the mask, which no causal kernel takes;
+    for a name without a mask function it makes none.
+    """
+    from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register("causal_sdpa", sdpa_attention_forward)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     known = set(LlamaConfig().to_dict())
     shape = {k: v for k, v in to_plain(config.model.model_config).items() if k in known and v is not None}
-    model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="sdpa")).float().to(device)
+    model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="causal_sdpa")).float().to(device)
     compiled = torch.compile(model, dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     data, accumulation = batches(config, device), config.tokens.batch_accumulation_per_replica
@@ -177,9 +183,15 @@ def build_transformers(config: Config) -> tuple[Step, Any]:
     return step, None
 
 
-def build(side: str, tiny: bool, micro_batch_size: int, accumulation: int) -> tuple[Step, Any, str, Config]:
-    """Return a side's step, its trainer if it has one, its attention, and its configuration."""
+def build(
+    side: str, tiny: bool, micro_batch_size: int, accumulation: int, attention: str = "auto"
+) -> tuple[Step, Any, str, Config]:
+    """Return a side's step, its trainer if it has one, its attention, and its configuration.
+
+    ``attention`` is `zagreus.attention` of our sides that do not name their own.
+    """
     changes = OURS.get(side, {})
+    changes = {**changes, "zagreus": {"attention": attention, **changes.get("zagreus", {})}}
     config = configuration(tiny, micro_batch_size, accumulation, changes)
     if side == "stock nanotron":
         return *build_stock(config), config

@@ -46,10 +46,12 @@ class Timing:
     """Seconds by part, where asked for; measured with the device stopped between parts."""
 
 
-def serve(connection: Connection, side: str, tiny: bool, micro_batch_size: int, accumulation: int) -> None:
+def serve(
+    connection: Connection, side: str, tiny: bool, micro_batch_size: int, accumulation: int, attention: str
+) -> None:
     """Build the side, warm it up, send its Setup or why there is none, then run steps on request until told to stop."""
     try:
-        step, trainer, attention, config = build(side, tiny, micro_batch_size, accumulation)
+        step, trainer, attention, config = build(side, tiny, micro_batch_size, accumulation, attention)
         _run(step, trainer, WARM_UP_STEPS, False)
         compiled, is_as_meant = is_compiled(side, config)
         if torch.cuda.is_available():

@@ -79,6 +79,9 @@ def fastest(names: tuple[str, ...], shape: AttentionShape, device: torch.device)
             times[name] = time_kernel(name, shape, device)
         except (RuntimeError, ImportError) as error:
             failures[name] = str(error).splitlines()[0][:100]
+    if device.type == "cuda":
+        # Torch's plain kernel holds every row's square, gigabytes that the allocator would keep, cut up, for the run.
+        torch.cuda.empty_cache()
     if not times:
         raise RuntimeError(f"no attention kernel of {names} runs on {device}: {failures}")
     figures = [f"{name} {seconds * 1e3:.3g} ms" for name, seconds in sorted(times.items(), key=lambda item: item[1])]

@@ -68,19 +68,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows_per_chunk: int,
         wants_gradients: bool,
     ) -> torch.Tensor:
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradients = None
         if wants_gradients:
             gradients = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        targets = targets_of(labels, token_weights, first_id, weight.shape[0])
+        losses = torch.empty_like(token_weights)
         for start in range(0, hidden.shape[0], rows_per_chunk):
             rows = slice(start, start + rows_per_chunk)
-            targets = targets_of(labels[rows], token_weights[rows], first_id, weight.shape[0])
             part = None if gradients is None else (gradients[0][rows], gradients[1])
-            loss += _add_chunk(hidden[rows], weight, targets, group, part)
+            losses[rows] = _add_chunk(hidden[rows], weight, targets[rows], group, part)
+        if group is not None:
+            distributed.all_reduce(losses, group=group)
         if gradients is not None:
             ctx.save_for_backward(*gradients)
             ctx.dtype = weight.dtype
-        return loss
+        return torch.where(token_weights != 0, losses * token_weights, 0.0).sum()
 
     @staticmethod
     @once_differentiable
@@ -98,21 +100,19 @@ def _add_chunk(
     group: distributed.ProcessGroup | None,
     gradients: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> torch.Tensor:
-    """Return the chunk's loss; write its hidden states' gradient, and add to the weight's, where there are such.
+    """Return this rank's part of the rows' losses; write the gradient of the hidden states, and add to the weight's,
+    where there are such.
 
     What is as large as the chunk's logits is gone on return, before the next chunk's are made.
     """
     chunk = fused_chunk if fuses_on(hidden.device) else plain_chunk
     losses, grad = chunk(hidden, weight, targets, group, gradients is not None)
-    if group is not None:
-        distributed.all_reduce(losses, group=group)
     if gradients is not None:
         assert grad is not None
         grad_hidden, grad_weight = gradients
         torch.mm(grad, weight, out=grad_hidden)
         _add_product(grad_weight, grad.t(), hidden)
-    counts = targets.token_weights
-    return torch.where(counts != 0, losses * counts, 0.0).sum()
+    return losses
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

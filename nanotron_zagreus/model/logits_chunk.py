@@ -21,7 +21,7 @@ from nanotron_zagreus.model.regional_compile import RegionalCompile
 
 @dataclass(frozen=True)
 class Targets:
-    """What a chunk's rows should predict, seen from this rank's columns of the vocabulary."""
+    """What rows should predict, seen from this rank's columns of the vocabulary."""
 
     columns: torch.Tensor
     """int64 `[rows, 1]`: the label's column here; 0 where it is another rank's."""
@@ -29,6 +29,10 @@ class Targets:
     """bool `[rows]`: whether the label's column is here."""
     token_weights: torch.Tensor
     """fp32 `[rows]`: each row's weight in the loss."""
+
+    def __getitem__(self, rows: slice) -> Targets:
+        """Return those of some rows."""
+        return Targets(self.columns[rows], self.mine[rows], self.token_weights[rows])
 
 
 def targets_of(labels: torch.Tensor, token_weights: torch.Tensor, first_id: int, num_columns: int) -> Targets:
@@ -80,23 +84,18 @@ def fused_chunk(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the same as :func:`plain_chunk`, in compiled regions."""
     logits = hidden @ weight.t()
-    log_sum_of, make_scaled_softmax = compiled_regions()
+    log_sum_of, make_gradient = compiled_regions()
     has_columns = logits.shape[-1] > 0
     log_sum = log_sum_of(logits) if has_columns else logits.new_full(logits.shape[:1], -torch.inf, dtype=torch.float32)
     if group is not None:
         log_sum = _log_sum_over_ranks(log_sum, group)
     if not has_columns:
         return torch.zeros_like(log_sum), logits if wants_gradient else None
-    in_column = logits.gather(1, targets.columns).squeeze(1).to(torch.float32) - log_sum
-    losses = torch.where(targets.mine, -in_column, 0.0)
+    losses = torch.where(targets.mine, log_sum - logits.gather(1, targets.columns).squeeze(1), 0.0)
     if not wants_gradient:
         return losses, None
-    make_scaled_softmax(logits, log_sum, targets.token_weights)
-    grad = logits
-    # The label's entry is softmax - 1, computed and rounded anew; where the label is another rank's, column 0 gets what
-    # it has already.
-    own = (in_column.exp() - targets.mine.to(torch.float32)) * targets.token_weights
-    return losses, grad.scatter_(1, targets.columns, own[:, None].to(grad.dtype))
+    make_gradient(logits, log_sum, targets.columns, targets.mine, targets.token_weights)
+    return losses, logits
 
 
 def fuses_on(device: torch.device) -> bool:
@@ -108,7 +107,7 @@ def fuses_on(device: torch.device) -> bool:
 def compiled_regions() -> tuple[RegionalCompile, RegionalCompile]:
     """Return this process's two compiled functions, nothing compiled before the first call."""
     what = "zagreus.cross_entropy: chunks"
-    return RegionalCompile(_log_sum, what=what), RegionalCompile(_make_scaled_softmax, what=what)
+    return RegionalCompile(_log_sum, what=what), RegionalCompile(_make_gradient, what=what)
 
 
 def _log_sum(logits: torch.Tensor) -> torch.Tensor:
@@ -118,10 +117,13 @@ def _log_sum(logits: torch.Tensor) -> torch.Tensor:
     return (highest + (logits - highest).exp().sum(dim=-1, keepdim=True).log()).squeeze(-1)
 
 
-def _make_scaled_softmax(logits: torch.Tensor, log_sum: torch.Tensor, token_weights: torch.Tensor) -> None:
-    """Turn ``logits``, half a gigabyte in a chunk, into softmax x token weight in place, rounded once."""
+def _make_gradient(
+    logits: torch.Tensor, log_sum: torch.Tensor, columns: torch.Tensor, mine: torch.Tensor, token_weights: torch.Tensor
+) -> None:
+    """Turn ``logits``, half a gigabyte in a chunk, into (softmax - one-hot) x token weight in place, rounded once."""
     softmax = (logits.to(torch.float32) - log_sum[:, None]).exp()
-    logits.copy_(softmax * token_weights[:, None])
+    is_label = (torch.arange(logits.shape[-1], device=logits.device) == columns) & mine[:, None]
+    logits.copy_((softmax - is_label.to(torch.float32)) * token_weights[:, None])
 
 
 def _log_sum_over_ranks(log_sums: torch.Tensor, group: distributed.ProcessGroup) -> torch.Tensor:

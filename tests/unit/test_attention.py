@@ -147,6 +147,19 @@ def test_the_fastest_kernel_is_taken_and_one_that_cannot_run_is_out() -> None:
         fastest(("varlen",), shape(True), CPU)
 
 
+def test_a_gpu_gets_back_what_the_timing_of_kernels_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def timed(name: str, *_: object) -> float:
+        calls.append(name)
+        return 1.0
+
+    monkeypatch.setattr("nanotron_zagreus.model.attention_choice.time_kernel", timed)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("given back"))
+    fastest(("varlen", "sdpa"), shape(True), torch.device("cuda"))
+    assert calls == ["varlen", "sdpa", "given back"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.train_step import Uncompiled, Worker, peak_tflops
-from benchmarks.train_step_sides import configuration, is_compiled
+from benchmarks.train_step_sides import build_transformers, configuration, is_compiled
 from benchmarks.train_step_worker import Setup
 
 
@@ -75,12 +76,29 @@ def test_figures_of_an_uncompiled_side_are_refused_unless_asked_for(
     process = SimpleNamespace(start=lambda: None, is_alive=lambda: True, join=lambda: None)
     context = SimpleNamespace(Pipe=lambda: (ends, ends), Process=lambda **options: process)
     monkeypatch.setattr("benchmarks.train_step.multiprocessing.get_context", lambda method: context)
-    arguments = SimpleNamespace(tiny=True, micro_batch_size=1, accumulation=1, allow_uncompiled=allowed)
+    arguments = SimpleNamespace(
+        tiny=True, micro_batch_size=1, accumulation=1, attention="auto", allow_uncompiled=allowed
+    )
     if allowed:
         assert Worker("ours", arguments).setup is setup  # type: ignore[arg-type]
         return
     with pytest.raises(Uncompiled, match=r"ours: blocks uncompiled.*--allow-uncompiled"):
         Worker("ours", arguments)  # type: ignore[arg-type]
+
+
+def test_compiled_transformers_attend_causally_without_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[bool, bool]] = []
+
+    def recording(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        for node in graph.graph.nodes:
+            if node.target is torch.nn.functional.scaled_dot_product_attention:
+                found.append((node.kwargs["attn_mask"] is not None, bool(node.kwargs["is_causal"])))
+        return graph
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=recording))
+    step, _ = build_transformers(configuration(True, 1, 1, {"model": {"model_config": {"num_hidden_layers": 1}}}))
+    step()
+    assert found == [(False, True)]
 
 
 def test_the_benchmark_shows_its_help() -> None:

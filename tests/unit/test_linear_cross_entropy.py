@@ -47,7 +47,7 @@ def relative_error(tensor: torch.Tensor, reference: torch.Tensor) -> float:
 def take_fused_way(monkeypatch: pytest.MonkeyPatch, backend: Any = "aot_eager") -> None:
     """Let chunks be computed as on a GPU, their regions compiled by ``backend``."""
     torch._dynamo.reset()
-    functions = (logits_chunk._log_sum, logits_chunk._make_scaled_softmax)
+    functions = (logits_chunk._log_sum, logits_chunk._make_gradient)
     regions = tuple(RegionalCompile(function, backend=backend) for function in functions)
     monkeypatch.setattr(logits_chunk, "compiled_regions", lambda: regions)
     monkeypatch.setattr(module, "fuses_on", lambda device: True)

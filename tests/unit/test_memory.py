@@ -176,7 +176,7 @@ def test_the_estimated_head_is_what_a_gpu_holds(
     from nanotron_zagreus.model import linear_cross_entropy as module
     from nanotron_zagreus.model import logits_chunk
 
-    regions = tuple(Kernel(function) for function in (logits_chunk._log_sum, logits_chunk._make_scaled_softmax))
+    regions = tuple(Kernel(function) for function in (logits_chunk._log_sum, logits_chunk._make_gradient))
     monkeypatch.setattr(logits_chunk, "compiled_regions", lambda: regions)
     monkeypatch.setattr(module, "fuses_on", lambda device: True)
     monkeypatch.setattr(memory, "_ROWS_PER_CHUNK", rows_per_chunk)
