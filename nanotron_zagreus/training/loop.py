@@ -84,15 +84,17 @@ class TrainingLoop:
         self.saver.clear_leftovers(self.root)
         self._report("running", first - 1)
         try:
-            with self.signals, self.watchdog:
-                return self._steps(first)
-        except Exception as caught:
-            error = lost_rank(caught) or caught
-            failed_together = isinstance(error, WorkError) and error.agreed
-            self._report_failure(error)
-            if error is not caught:
-                raise error from caught
-            raise
+            with self.signals:  # until the report is written: torchrun sends SIGTERM when a rank has ended
+                try:
+                    with self.watchdog:
+                        return self._steps(first)
+                except Exception as caught:
+                    error = lost_rank(caught) or caught
+                    failed_together = isinstance(error, WorkError) and error.agreed
+                    self._report_failure(error)
+                    if error is not caught:
+                        raise error from caught
+                    raise
         finally:
             self.loader.close()
             self.reports.close(wait=failed_together)
