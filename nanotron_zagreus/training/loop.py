@@ -84,10 +84,10 @@ class TrainingLoop:
         self.saver.clear_leftovers(self.root)
         self._report("running", first - 1)
         try:
-            with self.signals:  # until the report is written: torchrun sends SIGTERM when a rank has ended
+            # Until a failure is reported: torchrun sends SIGTERM when a rank has ended, and disks may stand still.
+            with self.signals, self.watchdog:
                 try:
-                    with self.watchdog:
-                        return self._steps(first)
+                    return self._steps(first)
                 except Exception as caught:
                     error = lost_rank(caught) or caught
                     failed_together = isinstance(error, WorkError) and error.agreed
@@ -192,14 +192,15 @@ class TrainingLoop:
     def _report_failure(self, error: Exception) -> None:
         """Complete what can be completed, and leave the reason in outcome.json as far as this rank can."""
         step, newest = self.trainer.iteration_step, self.saver.newest
+        what = f"{type(error).__name__}: {error}"
+        self.watchdog.at(f"step {step}: reporting {what.splitlines()[0]}")
         if isinstance(error, WorkError) and error.agreed:
             self._complete_pending_save()
             self._report("failed", step, str(error))
             return
         # The other ranks know nothing of it.
-        text = f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
         checkpoint = None if newest is None else str(newest)
-        outcome = Outcome(why="failed", step=step, checkpoint=checkpoint, reason=text)
+        outcome = Outcome(why="failed", step=step, checkpoint=checkpoint, reason=f"rank {self.ranks.rank}: {what}")
         write_as_possible(record_failure, self.root, outcome)
 
     def _state(self) -> TrainingState:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nanotron_zagreus.engine.launch import group_timeout
+from nanotron_zagreus.errors import WorkError, agreed
 from nanotron_zagreus.training import watchdog
 from nanotron_zagreus.training.watchdog import HANG_EXIT_CODE, Watchdog
 
@@ -56,6 +59,36 @@ def test_a_store_that_is_gone_or_stands_still_delays_nothing(trouble: Any, capsy
     assert "rank 1: no progress for" in report and "at step 3: forward and backward" in report
     assert "the rendezvous store has not answered" in report
     assert "never reported" not in report
+
+
+@pytest.mark.parametrize("failure", [agreed(WorkError("NaN")), RuntimeError("CUDA error: busy\nCompile with")])
+def test_a_failure_that_cannot_be_reported_is_ended_too(
+    failure: Exception, engine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Signals are caught until the report is written: without the watchdog nothing would end a disk that stands."""
+    from nanotron_zagreus.training.loop import TrainingLoop
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    done = threading.Event()
+
+    def fail(first: int) -> Any:
+        raise failure
+
+    def write_to_a_disk_that_stands(*arguments: Any) -> None:
+        assert done.wait(timeout=30)
+
+    loop: Any = object.__new__(TrainingLoop)
+    loop.trainer = SimpleNamespace(start_iteration_step=6, iteration_step=7)
+    loop.control = SimpleNamespace(clear_stale_files=lambda: None)
+    loop.saver = SimpleNamespace(clear_leftovers=lambda root: None, newest=None, finish=write_to_a_disk_that_stands)
+    loop.loader, loop.reports = SimpleNamespace(close=lambda: None), SimpleNamespace(close=lambda wait: None)
+    loop.root, loop.ranks = Path(), SimpleNamespace(rank=0)
+    loop.signals, loop._steps, loop._report = SignalRequests(), fail, lambda *arguments: None
+    loop.watchdog = Watchdog(store=Store(), rank=0, world_size=1, timeout_seconds=0.6, leave=lambda code: done.set())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(type(failure)):
+        patch.setattr("nanotron_zagreus.training.loop.record_failure", write_to_a_disk_that_stands)
+        loop.run()
+    assert f"at step 7: reporting {type(failure).__name__}: {str(failure).splitlines()[0]}. " in capsys.readouterr().err
 
 
 @pytest.fixture
