@@ -23,6 +23,6 @@ def lost_rank(error: Exception) -> WorkError | None:
     if found is None:
         return None
     return WorkError(
-        f"the connection to another rank broke ({found[1].strip()}): that rank has ended, or its node is gone; its own "
-        "log or the launcher's says why. Saved checkpoints are kept"
+        f"the connection to another rank broke ({found[1].strip()}): that rank has ended or stands still, or its node "
+        "is gone; its own log or the launcher's says why. Saved checkpoints are kept"
     )

@@ -15,7 +15,10 @@ GLHF = "This is typically caused by a remote worker hanging or bugs in the appli
     [
         (f"{SOURCE}pair.cc:537] Read error [10.0.0.7]:9124: Connection reset by peer. {GLHF}", "[10.0.0.7]:9124: Conn"),
         (f"{SOURCE}pair.cc:547] Connection closed by peer [127.0.0.1]:6122", "closed by peer [127.0.0.1]:6122)"),
-        (f"{SOURCE}unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete", "Timed out"),
+        (
+            f"{SOURCE}unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation to complete",
+            "has ended or stands still",
+        ),
     ],
 )
 def test_a_connection_that_broke_is_told_in_a_sentence(text: str, told: str) -> None:
