@@ -45,6 +45,8 @@ class StepControl:
         self._looks_at_files = looks_at_files
         self.group = distributed.new_group(backend="gloo", timeout=launch.timeout_of_groups())
         self.reason = ""
+        self._carried_out: set[str] = set()
+        """Request files that are still to be removed; they ask for nothing more."""
         self._has_warned = False
 
     def agree(self, *, is_writing: bool = False) -> tuple[Request, bool]:
@@ -72,9 +74,8 @@ class StepControl:
     def clear_files(self, *names: str) -> None:
         """Remove request files, once they are carried out."""
         if self._looks_at_files:
-            for name in names or (STOP_FILE, SAVE_FILE):
-                with self._only_warning():
-                    (self._root / name).unlink(missing_ok=True)
+            self._carried_out.update(names or (STOP_FILE, SAVE_FILE))
+            self._remove_carried_out()
 
     def clear_stale_files(self) -> None:
         """Remove request files that were meant for an earlier run; those written while this one started stay."""
@@ -85,13 +86,21 @@ class StepControl:
             path = self._root / name
             with self._only_warning():
                 if path.exists() and path.stat().st_mtime < started_at:
-                    print(f"zagreus: {path}: older than this run, removed", file=sys.stderr)
-                    path.unlink(missing_ok=True)
+                    self.clear_files(name)
+                    if name not in self._carried_out:
+                        print(f"zagreus: {path}: older than this run, removed", file=sys.stderr)
+
+    def _remove_carried_out(self) -> None:
+        for name in sorted(self._carried_out):
+            with self._only_warning():
+                (self._root / name).unlink(missing_ok=True)
+                self._carried_out.remove(name)
 
     def _requested_by_file(self) -> Request:
+        self._remove_carried_out()
         for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):
             with self._only_warning():
-                if (self._root / name).exists():
+                if name not in self._carried_out and (self._root / name).exists():
                     self.reason = _launchers_reason(self._root / name) or f"file {self._root / name}"
                     return request
         return Request.NONE

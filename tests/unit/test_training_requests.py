@@ -76,9 +76,27 @@ def test_a_folder_out_of_reach_for_a_moment_ends_no_run(
         outage.setattr(Path, "stat", refuse)
         outage.setattr(Path, "unlink", refuse)
         assert [control.agree()[0] for _ in range(2)] == [Request.NONE, Request.NONE]
-        control.clear_files()
+        control.clear_files("SAVE")
     assert control.agree()[0] is Request.STOP
     assert capsys.readouterr().err.count("Stale file handle") == 1
+
+
+def test_a_request_that_cannot_be_removed_is_carried_out_once(engine: Any, tmp_path: Path) -> None:
+    from nanotron_zagreus.training.control import Request, StepControl
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    control = StepControl(tmp_path, SignalRequests(), looks_at_files=True)
+    (tmp_path / "SAVE").mkdir()  # unlink refuses folders, even to root
+    (tmp_path / "STOP").mkdir()
+    os.utime(tmp_path / "STOP", (0, 0))
+    control.clear_stale_files()
+    assert control.agree()[0] is Request.SAVE
+    control.clear_files("SAVE")
+    assert [control.agree()[0] for _ in range(2)] == [Request.NONE, Request.NONE]
+    (tmp_path / "SAVE").rmdir()
+    assert control.agree()[0] is Request.NONE
+    (tmp_path / "SAVE").touch()
+    assert control.agree()[0] is Request.SAVE
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
