@@ -144,7 +144,9 @@ def resolve_checkpoint(path: Path) -> Path:
 
 def replace_durably(path: Path, content: bytes) -> None:
     """Write ``content`` aside, flush it, and rename it over ``path``: readers see the old or the new file, whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(
+        f".{path.name}.{os.uname().nodename}-{os.getpid()}"
+    )  # ranks of many nodes write outcome.json
     try:
         with aside.open("wb") as file:
             file.write(content)

@@ -179,8 +179,8 @@ class TrainingLoop:
     def _complete_pending_save(self) -> None:
         try:
             self.saver.finish()
-        except WorkError as error:
-            self.trainer.say(str(error))
+        except Exception as error:  # whatever it is, another rank's end too: the first failure is the one to report
+            self.trainer.say(f"the last save was not completed: {error}")
 
     def _report(self, why: Why, step: int, reason: str = "") -> Outcome:
         newest = self.saver.newest

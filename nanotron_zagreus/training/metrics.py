@@ -103,13 +103,13 @@ class MetricsWriter:
     def close(self) -> None:
         """Flush and close everything."""
         self._file.close()
-        try:
-            if self._tensorboard is not None:
-                self._tensorboard.close()
-            if self._wandb is not None:
-                self._wandb.finish()
-        except Exception as error:
-            print(f"zagreus: trackers failed at the end: {error}", file=sys.stderr)
+        ends = [self._tensorboard.close] if self._tensorboard is not None else []
+        ends += [self._wandb.finish] if self._wandb is not None else []
+        for end in ends:
+            try:
+                end()
+            except Exception as error:
+                print(f"zagreus: a tracker failed at the end: {error}", file=sys.stderr)
 
 
 def _started(name: str, open_tracker: Callable[[], Any]) -> Any:

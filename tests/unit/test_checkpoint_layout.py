@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,3 +75,20 @@ def test_latest_naming_a_missing_step_lists_those_that_are_there(tmp_path: Path)
     layout.write_latest(tmp_path, 10)
     with pytest.raises(MissingInputError, match=r"\[5\]"):
         layout.resolve_checkpoint(tmp_path)
+
+
+def test_ranks_with_one_process_number_on_two_nodes_replace_a_file_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in containers, whose numbers start anew."""
+    nodes, flush = ["b", "a"], os.fsync
+
+    def flush_while_the_other_writes(descriptor: int) -> None:
+        flush(descriptor)
+        if nodes:
+            layout.replace_durably(tmp_path / "outcome.json", b"b's")
+
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename=nodes.pop()))
+    monkeypatch.setattr(os, "fsync", flush_while_the_other_writes)
+    layout.replace_durably(tmp_path / "outcome.json", b"a's")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("outcome.json", b"a's")]

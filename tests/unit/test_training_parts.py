@@ -7,6 +7,7 @@ import json
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,37 @@ def test_an_infinite_loss_does_not_blind_the_spike_notice(engine: Any) -> None:
     assert notice.see(4.0) == pytest.approx(2.0)
 
 
+def with_trackers(checkpoints_path: Path) -> Any:
+    """Return a configuration whose trackers are both switched on."""
+    from nanotron_zagreus.config import load_config
+
+    config = load_config("zagreus_tiny.yaml")
+    tracking = dataclasses.replace(config.zagreus.tracking, tensorboard=True, wandb=True)
+    return dataclasses.replace(
+        config,
+        checkpoints=dataclasses.replace(config.checkpoints, checkpoints_path=checkpoints_path),
+        zagreus=dataclasses.replace(config.zagreus, tracking=tracking),
+    )
+
+
+def test_a_tracker_that_fails_at_the_end_keeps_no_other_open(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanotron_zagreus.training import metrics
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    finished = []
+    monkeypatch.setattr(metrics, "_open_tensorboard", lambda root: SimpleNamespace(close=fail))
+    monkeypatch.setattr(metrics, "_open_wandb", lambda config: SimpleNamespace(finish=lambda: finished.append(True)))
+    metrics.MetricsWriter(with_trackers(tmp_path)).close()
+    assert finished == [True] and "a tracker failed at the end" in capsys.readouterr().err
+
+
 def test_a_tracker_that_fails_is_given_up_and_the_figures_go_on(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nanotron_zagreus.config import load_config
     from nanotron_zagreus.training import metrics
 
     class Full:
@@ -122,13 +150,9 @@ def test_a_tracker_that_fails_is_given_up_and_the_figures_go_on(
     def out_of_reach(config: Any) -> Any:
         raise TimeoutError("no server")
 
-    config = load_config("zagreus_tiny.yaml")
-    checkpoints = dataclasses.replace(config.checkpoints, checkpoints_path=tmp_path)
-    tracking = dataclasses.replace(config.zagreus.tracking, tensorboard=True, wandb=True)
     monkeypatch.setattr(metrics, "_open_tensorboard", lambda root: Full())
     monkeypatch.setattr(metrics, "_open_wandb", out_of_reach)
-    zagreus = dataclasses.replace(config.zagreus, tracking=tracking)
-    writer = metrics.MetricsWriter(dataclasses.replace(config, checkpoints=checkpoints, zagreus=zagreus))
+    writer = metrics.MetricsWriter(with_trackers(tmp_path))
     values = dict.fromkeys((field.name for field in dataclasses.fields(metrics.StepMetrics)), 1)
     for _ in range(2):
         writer.write(metrics.StepMetrics(**values))
