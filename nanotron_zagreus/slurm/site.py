@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nanotron_zagreus.config.parsing import build
-from nanotron_zagreus.config.rules import at_least
+from nanotron_zagreus.config.rules import at_least, written_out
 from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.errors import InputError, MissingInputError
 
@@ -32,7 +32,6 @@ _SET_ELSEWHERE = {
     "--no-requeue": "every script itself",
     "--ntasks-per-node": "every script itself",
     "--open-mode": "every script itself",
-    "--requeue": "every script itself",
 }
 """Options that the scripts have already, and what sets them: a second one would win unnoticed."""
 _UNSET = re.compile(r"YOUR_|/path/to\b")
@@ -62,7 +61,7 @@ class Site:
     modules: tuple[str, ...] = ()
     """Environment modules to load first."""
     network_interface: str | None = None
-    """Interface between the nodes for NCCL and gloo, such as ib0; null: they look for themselves."""
+    """Interfaces between the nodes for NCCL and gloo, such as ib0, or ib0,ib1; null: they look for themselves."""
     offline: bool = True
     """Whether compute nodes have no internet."""
     cpus_per_node: int = 32
@@ -81,18 +80,17 @@ class Site:
             value = getattr(self, field.name)
             for text in value if isinstance(value, tuple) else (value,):
                 self._check_text(field.name, text)
-        if self.network_interface is not None and not re.fullmatch(r"[\w.:-]+", self.network_interface):
+        if self.network_interface is not None and not re.fullmatch(r"[\w.:-]+(,[\w.:-]+)*", self.network_interface):
             raise InputError(
-                f"network_interface: got {self.network_interface!r}, expected one name, such as ib0; NCCL would take "
-                "lists and patterns, gloo does not"
+                f"network_interface: got {self.network_interface!r}, expected names, such as ib0 or ib0,ib1; NCCL "
+                "would take patterns, gloo does not"
             )
         at_least("cpus_per_node", self.cpus_per_node, 1)
         at_least("max_requeues", self.max_requeues, 0)
         if self.cpu_partition_cores is not None:
             at_least("cpu_partition_cores", self.cpu_partition_cores, 1)
-        for name, path in (("venv", self.venv), ("hf_home", self.hf_home or "")):
-            if path.startswith("~") or "$" in path:
-                raise InputError(f"{name}: got {path!r}, but ~ and $ are not expanded here; write the path out")
+        written_out("venv", self.venv)
+        written_out("hf_home", self.hf_home or "")
         seconds_of_time_limit(self.time_limit)
         if self.cpu_time_limit is not None:
             seconds_of_time_limit(self.cpu_time_limit, "cpu_time_limit")
@@ -138,8 +136,10 @@ class Site:
         for directive in directives:
             if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
                 raise InputError(f"{name}: got {directive!r}, expected an sbatch option such as --exclusive")
-            owner = _SET_ELSEWHERE.get(directive.partition("=")[0])
-            if owner is not None:
+            option = directive.partition("=")[0]
+            owner = _SET_ELSEWHERE.get(option)
+            is_free = name == "cpu_directives" and option == "--gres"  # such as a disk: those scripts ask for no GPU
+            if owner is not None and not is_free:
                 raise InputError(f"{name}: got {directive!r}, but {owner} decides that; leave it out here")
 
     @staticmethod
