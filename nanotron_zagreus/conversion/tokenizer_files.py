@@ -171,12 +171,14 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture, unknown: set
     if tokenizer.config_path is None:
         config["clean_up_tokenization_spaces"] = False
         config["model_max_length"] = arch.max_position_embeddings
-    names = {index: token for token, index in tokenizer.vocabulary.items()}
+    # No other token: what has a role is cut out of any text, and left out of what is generated.
+    added = read_tokenizer_json(tokenizer.main).get("added_tokens") or []
+    special = {token["id"]: token["content"] for token in added if token.get("special")}
     for role in ("bos", "eos", "pad"):
         index = getattr(arch, f"{role}_token_id")
         index = index[0] if isinstance(index, tuple) else index
-        if not config.get(f"{role}_token") and index in names:
-            config[f"{role}_token"] = names[index]
+        if not config.get(f"{role}_token") and index in special:
+            config[f"{role}_token"] = special[index]
     return config
 
 
