@@ -193,6 +193,12 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
     assert partitions == {"tokenize": "serial", "train": "boost", "convert": "serial", "evaluate": "boost"}
 
 
+@pytest.mark.parametrize(("limit", "lead"), [("4-00:00:00", 300), ("0-00:20:00", 300), ("0-00:05:00", 75)])
+def test_a_conversion_with_a_short_limit_has_time_left_to_convert(limit: str, lead: int) -> None:
+    plan = published_plan(Chain(hf_folder=Path("hf")), dataclasses.replace(SITE, cpu_time_limit=limit))
+    assert re.search(rf"^#SBATCH --signal=B:USR1@{lead}\b", plan.script("convert").text, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("directive", "tokenize"),
     [("--mem=0", ["--mem=0"]), ("--mem-per-cpu=4G", ["--mem-per-cpu=4G"]), ("--mem-per-gpu=60G", [])],
