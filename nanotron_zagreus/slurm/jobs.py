@@ -125,10 +125,12 @@ def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScr
         "MAX_REQUEUES": str(launch.site.max_requeues),
     }
     seconds = seconds_of_time_limit(launch.site.time_limit_without_gpus)
-    directives = {
+    directives: dict[str, str | None] = {
         "cpus-per-task": str(min(_CONVERT_CPUS, launch.site.cpus_without_gpus)),
         "signal": f"B:USR1@{min(_CONVERT_LEAD_SECONDS, seconds // 4)}",
     }
+    if launch.site.has_memory_without_gpus:
+        directives["mem"] = None
     return _script(launch, "convert", directives | _without_gpus(launch.site), variables)
 
 

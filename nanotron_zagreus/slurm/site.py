@@ -112,17 +112,22 @@ class Site:
         """The cores of a node where jobs run that need no GPU."""
         return self.cpu_partition_cores or self.cpus_per_node
 
+    @property
+    def has_memory_without_gpus(self) -> bool:
+        """Whether cpu_directives name a memory, which replaces that of the conversion."""
+        return any(text.partition("=")[0] in _OF_MEMORY for text in self.directives_of("convert"))
+
     def directives_of(self, job: str) -> list[str]:
         """Return the site's further options of ``job``: train, tokenize, convert or evaluate.
 
-        A conversion has a memory of its own, which Slurm takes in one form only.
+        A conversion has a memory of its own, which Slurm takes in one form only, unless cpu_directives name one.
         """
         without_gpus = job in ("tokenize", "convert")
         own = self.cpu_directives if without_gpus else None
         left_out = {
             *(() if job == "train" or own is not None else _OF_WHOLE_NODES),
             *(_OF_GPUS if without_gpus else ()),
-            *(_OF_MEMORY if job == "convert" else ()),
+            *(_OF_MEMORY if job == "convert" and own is None else ()),
         }
         directives = self.directives if own is None else own
         return [text for text in directives if text.partition("=")[0] not in left_out]

@@ -212,6 +212,13 @@ def test_a_job_is_not_asked_for_memory_that_slurm_would_refuse(directive: str, t
     assert asked == {"tokenize": tokenize, "train": [directive], "convert": ["--mem=16G"], "evaluate": [directive]}
 
 
+@pytest.mark.parametrize("directive", ["--mem=64G", "--mem-per-cpu=16G"])
+def test_a_conversion_of_a_larger_model_gets_the_memory_that_jobs_without_a_gpu_are_given(directive: str) -> None:
+    site = dataclasses.replace(SITE, directives=("--mem=0",), cpu_directives=(directive,))
+    text = published_plan(Chain(hf_folder=Path("hf")), site).script("convert").text
+    assert re.findall(r"^#SBATCH (--mem\S*)", text, re.MULTILINE) == [directive]
+
+
 @pytest.mark.parametrize(
     ("chain", "key_word"),
     [
