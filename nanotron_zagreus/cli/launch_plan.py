@@ -85,13 +85,14 @@ def _lacking_data(chain: Chain, site: Site) -> str | None:
     except InputError:
         return None
     if chain.data:
-        missing, place = missing_data(needs, folder), f"--data {folder}"
+        missing, place, into = missing_data(needs, folder), f"--data {folder}", ""
     else:
         missing = [need for need in needs if not may_be_cached(need, folder)]
         place = f"--evaluate without --data: compute nodes are offline, and the Hugging Face cache {folder}"
+        into = " into a folder, which --data names"
     lacking = ", ".join(dict.fromkeys(need.dataset for need in missing))
     return (
-        f"{place} lacks {lacking}; `zagreus eval-data --suite {chain.suite}` says how to fetch them"
+        f"{place} lacks {lacking}; `zagreus eval-data --suite {chain.suite}` says how to fetch them{into}"
         if lacking
         else None
     )

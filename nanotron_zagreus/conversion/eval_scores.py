@@ -26,7 +26,7 @@ _OWN_SECTION = "zagreus"
 """Where `zagreus evaluate` says what lm-eval does not record."""
 _MAX_NAMED = 4
 
-_Rank = tuple[bool, int, float]
+ResultRank = tuple[bool, int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
     files = [path] if path.is_file() else result_files(path, "results*.json")
     if not files:
         raise MissingInputError(f"{path}: no results*.json under it; give the folder that lm-eval wrote to")
-    counting: dict[str, tuple[_Rank, list[Score]]] = {}  # by task
+    counting: dict[str, tuple[ResultRank, list[Score]]] = {}  # by task
     foreign: dict[str, str] = {}  # what each is called here -> what may be published of it
     digest_of = cache(_digest)  # many results are often one checkpoint's, and its files may be large
     for file in files:
@@ -122,16 +122,27 @@ def result_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(found)
 
 
-def _rank(task: str, data: dict[str, Any], file: Path) -> _Rank:
-    """Return what orders the results of one task: those on all documents last, and the newest last among equals."""
-    date = data.get("date")
-    newness = float(date) if isinstance(date, int | float) else file.stat().st_mtime
-    if _limit(data) is None:
-        return True, 0, newness
-    counts = data.get("n-samples")
+def rank_of_result(limit: float | None, num_documents: int | None, newness: float) -> ResultRank:
+    """Return what orders the results of one task: those on all documents last, and the newest last among equals.
+
+    Args:
+        limit: lm-eval's, by which documents were left out; None: none were.
+        num_documents: documents that were evaluated, where that is known.
+        newness: seconds since the epoch.
+    """
+    is_whole = limit is None
+    return is_whole, 0 if is_whole else num_documents or 0, newness
+
+
+def _rank(task: str, data: dict[str, Any], file: Path) -> ResultRank:
+    date, counts = data.get("date"), data.get("n-samples")
     count = counts.get(task) if isinstance(counts, dict) else None
     num_documents = count.get("effective") if isinstance(count, dict) else None
-    return False, num_documents if isinstance(num_documents, int) else 0, newness
+    return rank_of_result(
+        _limit(data),
+        num_documents if isinstance(num_documents, int) else None,
+        float(date) if isinstance(date, int | float) else file.stat().st_mtime,
+    )
 
 
 def _limit(data: dict[str, Any]) -> float | None:

@@ -22,8 +22,11 @@ from nanotron_zagreus.tokenizer_lookup import CONFIG_FILE, MAIN_FILE, LocatedTok
 
 _PORTABLE_CLASS = "PreTrainedTokenizerFast"
 """Reads tokenizer.json and nothing else, in every transformers."""
-_KEPT_CLASSES = (_PORTABLE_CLASS, "LlamaTokenizer", "LlamaTokenizerFast")
-"""Others are made anew from vocabulary and merges by transformers 5, with the word split of their own model."""
+_LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+"""Kept, too, where they have the token below. Others are made anew from vocabulary and merges by transformers 5, with
+the word split of their own model."""
+_LLAMA_UNKNOWN = "<unk>"
+"""Transformers 4 adds it to a tokenizer of Llama's class that has none, with an id that the model has no row for."""
 _DROPPED = ("backend", "is_local", "auto_map")
 _SPECIAL_FILE = "special_tokens_map.json"
 _PATHS = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
@@ -158,7 +161,8 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture, unknown: set
     for key in _PATHS:
         if isinstance(config.get(key), str) and public_name(config[key]) != config[key]:
             del config[key]
-    if config.get("tokenizer_class") not in _KEPT_CLASSES:
+    kept = _LLAMA_CLASSES if _LLAMA_UNKNOWN in tokenizer.vocabulary else ()
+    if config.get("tokenizer_class") not in (_PORTABLE_CLASS, *kept):
         config["tokenizer_class"] = _PORTABLE_CLASS
     if config["tokenizer_class"] == _PORTABLE_CLASS:
         # Without it this class also returns token_type_ids, which Llama's generate refuses in transformers 4.40.
@@ -171,12 +175,14 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture, unknown: set
     if tokenizer.config_path is None:
         config["clean_up_tokenization_spaces"] = False
         config["model_max_length"] = arch.max_position_embeddings
-    names = {index: token for token, index in tokenizer.vocabulary.items()}
+    # No other token: what has a role is cut out of any text, and left out of what is generated.
+    added = read_tokenizer_json(tokenizer.main).get("added_tokens") or []
+    special = {token["id"]: token["content"] for token in added if token.get("special")}
     for role in ("bos", "eos", "pad"):
         index = getattr(arch, f"{role}_token_id")
         index = index[0] if isinstance(index, tuple) else index
-        if not config.get(f"{role}_token") and index in names:
-            config[f"{role}_token"] = names[index]
+        if not config.get(f"{role}_token") and index in special:
+            config[f"{role}_token"] = special[index]
     return config
 
 

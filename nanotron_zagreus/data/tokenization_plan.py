@@ -85,9 +85,11 @@ def prepare_all(jobs: Sequence[TokenizationJob]) -> list[Preparation]:
             raise InputError(f"--output: {times} sources would be written into {output}; give each a name of its own")
     checked = [_check(job) for job in jobs]
     for prepared, plan, record in checked:
-        if read_record(prepared.job.output) is None:
+        known = read_record(prepared.job.output)
+        if known is None:
             write_whole(prepared.logs / "plan.json", json.dumps(plan, indent=1))
-            write_whole(prepared.job.output / RECORD_NAME, json.dumps(record, indent=1))
+        if known != (whole := {**(known or {}), **record}):  # there was none, or it counted the tokens
+            write_whole(prepared.job.output / RECORD_NAME, json.dumps(whole, indent=1))
     return [prepared for prepared, _, _ in checked]
 
 
@@ -114,11 +116,16 @@ def _check(job: TokenizationJob) -> tuple[Preparation, dict[str, Any], dict[str,
     prepared = Preparation(
         job=job,
         choice=choice,
-        token_size=4 if vocab_size > 2**16 else 2,
+        token_size=_token_size(vocab_size),
         num_tasks=len(plan["tasks"]),
         num_files=sum(len(task) for task in plan["tasks"]),
     )
     return prepared, plan, record
+
+
+def _token_size(vocab_size: int) -> int:
+    """Return the bytes that a token takes."""
+    return 4 if vocab_size > 2**16 else 2
 
 
 def _make_plan(job: TokenizationJob) -> dict[str, Any]:
@@ -164,6 +171,8 @@ def _check_same(
     job: TokenizationJob, known: dict[str, Any], record: dict[str, Any], old: dict[str, Any], new: dict[str, Any]
 ) -> None:
     """Refuse to mix shards of different settings or of overlapping inputs in one folder."""
+    if _token_size(known.get("vocab_size") or 0) == _token_size(record["vocab_size"]):
+        record = {**record, "vocab_size": known.get("vocab_size")}  # the hash says whether the tokenizer is the same
     changes = [
         f"{key} was {known.get(key)!r}, is {value!r}" for key, value in record.items() if known.get(key) != value
     ]

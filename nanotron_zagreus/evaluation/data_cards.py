@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,28 @@ def undelivered(folder: Path, config: str | None) -> str | None:
 
 
 def _is_whole(folder: Path, pattern: str) -> bool:
-    """Say whether files match, and of those that are numbered, as in `train-00000-of-00002`, none is lacking."""
+    """Say whether files match, and whether all do of those numbered as in `train-00000-of-00002`."""
     if Path(pattern).is_absolute() or "://" in pattern or ".." in Path(pattern).parts:
         return True
-    found = [path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()]
-    counts: dict[tuple[str, int, str], int] = {}
-    for match in filter(None, map(_SHARD.fullmatch, found)):
-        series = match["name"], int(match["count"]), match["ending"]
-        counts[series] = counts.get(series, 0) + 1
-    return bool(found) and all(number == count for (_, count, _), number in counts.items())
+    try:
+        found = _matches(folder, pattern)
+    except ValueError:  # `datasets` refuses it, too
+        return True
+    wanted = {
+        f"{match['name']}-{number:05d}-of-{match['count']}{match['ending']}"
+        for match in filter(None, map(_SHARD.fullmatch, found))
+        for number in range(int(match["count"]))
+    }
+    return bool(found) and not any(fnmatchcase(Path(name).name, Path(pattern).name) for name in wanted - found)
+
+
+def _matches(folder: Path, pattern: str) -> set[str]:
+    """Return the files that a pattern matches, as `datasets` reads it, relative to the copy, hidden ones left out."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    found = map(Path, LocalFileSystem().glob(f"{escape(str(folder.resolve()))}/{Path(pattern).as_posix()}"))
+    names = [path.relative_to(folder.resolve()) for path in found if path.is_file()]
+    return {name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)}
 
 
 def _declared(folder: Path, config: str | None) -> list[str]:

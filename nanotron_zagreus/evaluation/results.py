@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.eval_scores import result_files
+from nanotron_zagreus.conversion.eval_scores import ResultRank, rank_of_result, result_files
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.evaluation.conditions import Conditions, read_conditions
 from nanotron_zagreus.evaluation.subjects import step_in_name
@@ -72,9 +72,8 @@ def newest_results(results: Iterable[TaskResult]) -> list[TaskResult]:
     return list(counting.values())
 
 
-def _rank(result: TaskResult) -> tuple[bool, int, float]:
-    is_whole = result.conditions.limit is None
-    return is_whole, 0 if is_whole else result.num_documents or 0, result.date
+def _rank(result: TaskResult) -> ResultRank:
+    return rank_of_result(result.conditions.limit, result.num_documents, result.date)
 
 
 def write_results(folder: Path, results: dict[str, Any], *, keep_samples: bool, tracker: Any) -> Path:

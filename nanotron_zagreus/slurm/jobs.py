@@ -10,11 +10,12 @@ from pathlib import Path
 from nanotron_zagreus.config import Config, dump_config
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.slurm.duration import RunEstimate
-from nanotron_zagreus.slurm.site import Site
+from nanotron_zagreus.slurm.site import Site, seconds_of_time_limit
 from nanotron_zagreus.slurm.template import fill, read_template
 
 AUTO = Path("auto")
 _CONVERT_CPUS = 4
+_CONVERT_LEAD_SECONDS = 300
 _EVALUATE_CPUS = 8
 
 
@@ -123,7 +124,13 @@ def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScr
         "CONFIG": str(launch.config_file),
         "MAX_REQUEUES": str(launch.site.max_requeues),
     }
-    directives = {"cpus-per-task": str(min(_CONVERT_CPUS, launch.site.cpus_without_gpus))}
+    seconds = seconds_of_time_limit(launch.site.time_limit_without_gpus)
+    directives: dict[str, str | None] = {
+        "cpus-per-task": str(min(_CONVERT_CPUS, launch.site.cpus_without_gpus)),
+        "signal": f"B:USR1@{min(_CONVERT_LEAD_SECONDS, seconds // 4)}",
+    }
+    if launch.site.has_memory_without_gpus:
+        directives["mem"] = None
     return _script(launch, "convert", directives | _without_gpus(launch.site), variables)
 
 

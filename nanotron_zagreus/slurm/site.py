@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nanotron_zagreus.config.parsing import build
-from nanotron_zagreus.config.rules import at_least
+from nanotron_zagreus.config.rules import at_least, written_out
 from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.errors import InputError, MissingInputError
 
@@ -32,7 +32,6 @@ _SET_ELSEWHERE = {
     "--no-requeue": "every script itself",
     "--ntasks-per-node": "every script itself",
     "--open-mode": "every script itself",
-    "--requeue": "every script itself",
 }
 """Options that the scripts have already, and what sets them: a second one would win unnoticed."""
 _UNSET = re.compile(r"YOUR_|/path/to\b")
@@ -62,7 +61,7 @@ class Site:
     modules: tuple[str, ...] = ()
     """Environment modules to load first."""
     network_interface: str | None = None
-    """Interface between the nodes for NCCL and gloo, such as ib0; null: they look for themselves."""
+    """Interfaces between the nodes for NCCL and gloo, such as ib0, or ib0,ib1; null: they look for themselves."""
     offline: bool = True
     """Whether compute nodes have no internet."""
     cpus_per_node: int = 32
@@ -81,18 +80,17 @@ class Site:
             value = getattr(self, field.name)
             for text in value if isinstance(value, tuple) else (value,):
                 self._check_text(field.name, text)
-        if self.network_interface is not None and not re.fullmatch(r"[\w.:-]+", self.network_interface):
+        if self.network_interface is not None and not re.fullmatch(r"[\w.:-]+(,[\w.:-]+)*", self.network_interface):
             raise InputError(
-                f"network_interface: got {self.network_interface!r}, expected one name, such as ib0; NCCL would take "
-                "lists and patterns, gloo does not"
+                f"network_interface: got {self.network_interface!r}, expected names, such as ib0 or ib0,ib1; NCCL "
+                "would take patterns, gloo does not"
             )
         at_least("cpus_per_node", self.cpus_per_node, 1)
         at_least("max_requeues", self.max_requeues, 0)
         if self.cpu_partition_cores is not None:
             at_least("cpu_partition_cores", self.cpu_partition_cores, 1)
-        for name, path in (("venv", self.venv), ("hf_home", self.hf_home or "")):
-            if path.startswith("~") or "$" in path:
-                raise InputError(f"{name}: got {path!r}, but ~ and $ are not expanded here; write the path out")
+        written_out("venv", self.venv)
+        written_out("hf_home", self.hf_home or "")
         seconds_of_time_limit(self.time_limit)
         if self.cpu_time_limit is not None:
             seconds_of_time_limit(self.cpu_time_limit, "cpu_time_limit")
@@ -114,17 +112,22 @@ class Site:
         """The cores of a node where jobs run that need no GPU."""
         return self.cpu_partition_cores or self.cpus_per_node
 
+    @property
+    def has_memory_without_gpus(self) -> bool:
+        """Whether cpu_directives name a memory, which replaces that of the conversion."""
+        return any(text.partition("=")[0] in _OF_MEMORY for text in self.directives_of("convert"))
+
     def directives_of(self, job: str) -> list[str]:
         """Return the site's further options of ``job``: train, tokenize, convert or evaluate.
 
-        A conversion has a memory of its own, which Slurm takes in one form only.
+        A conversion has a memory of its own, which Slurm takes in one form only, unless cpu_directives name one.
         """
         without_gpus = job in ("tokenize", "convert")
         own = self.cpu_directives if without_gpus else None
         left_out = {
             *(() if job == "train" or own is not None else _OF_WHOLE_NODES),
             *(_OF_GPUS if without_gpus else ()),
-            *(_OF_MEMORY if job == "convert" else ()),
+            *(_OF_MEMORY if job == "convert" and own is None else ()),
         }
         directives = self.directives if own is None else own
         return [text for text in directives if text.partition("=")[0] not in left_out]
@@ -138,8 +141,10 @@ class Site:
         for directive in directives:
             if not re.fullmatch(r"--[a-z][\w-]*(=\S+)?", directive):
                 raise InputError(f"{name}: got {directive!r}, expected an sbatch option such as --exclusive")
-            owner = _SET_ELSEWHERE.get(directive.partition("=")[0])
-            if owner is not None:
+            option = directive.partition("=")[0]
+            owner = _SET_ELSEWHERE.get(option)
+            is_free = name == "cpu_directives" and option == "--gres"  # such as a disk: those scripts ask for no GPU
+            if owner is not None and not is_free:
                 raise InputError(f"{name}: got {directive!r}, but {owner} decides that; leave it out here")
 
     @staticmethod

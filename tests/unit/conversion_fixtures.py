@@ -101,6 +101,7 @@ def write_tokenizer_folder(folder: Path, num_tokens: int = NUM_TOKENS) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "TokenizersBackend", "bos_token": "<s>", "eos_token": "</s>", "backend": "tokenizers"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

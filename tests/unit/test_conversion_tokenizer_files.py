@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,29 @@ def test_an_end_of_text_that_only_the_model_names_is_named_for_the_tokenizer_too
     (source / "tokenizer_config.json").write_text('{"bos_token": "</s>", "eos_token": null}')
     config, _ = written(source, tmp_path / "out")
     assert (config["bos_token"], config["eos_token"], config.get("pad_token")) == ("</s>", "</s>", None)
+
+
+@pytest.mark.parametrize(("unknown", "kept"), [(None, False), ("<unk>", True)])
+def test_llamas_class_is_kept_where_its_unknown_token_is_one(
+    source: Path, tmp_path: Path, unknown: str | None, kept: bool
+) -> None:
+    """Transformers 4 adds one otherwise: byte-level tokenizers are often called LlamaTokenizerFast, as DeepSeek's."""
+    change(source / "tokenizer_config.json", tokenizer_class="LlamaTokenizerFast")
+    if unknown:
+        data = json.loads((source / "tokenizer.json").read_text())
+        data["model"]["vocab"][unknown] = NUM_TOKENS
+        (source / "tokenizer.json").write_text(json.dumps(data))
+    config, _ = written(source, tmp_path / "out")
+    assert config["tokenizer_class"] == ("LlamaTokenizerFast" if kept else "PreTrainedTokenizerFast")
+
+
+def test_a_model_whose_ids_are_ordinary_tokens_makes_none_of_them_special(source: Path, tmp_path: Path) -> None:
+    """Ids that nobody set are 1 and 2, which is a quotation mark in many vocabularies: text would lose it."""
+    (source / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "out").mkdir()
+    write_tokenizer(find_tokenizer(source), tmp_path / "out", replace(TINY, bos_token_id=2, eos_token_id=3))
+    config = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert "bos_token" not in config and "eos_token" not in config
 
 
 def test_a_lone_file_gets_its_special_tokens_from_the_model(source: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from nanotron_zagreus.data.tokenization import make_pipeline
 from nanotron_zagreus.data.tokenization_plan import TokenizationJob, prepare
 from nanotron_zagreus.data.tokenizer_loading import load_tokenizer
 from nanotron_zagreus.data.verification import verify_shard
+from nanotron_zagreus.errors import InputError
 from tests.unit.tokenizer_fixtures import TEXTS, train_tokenizer
 
 NUM_TOKENS = 400
@@ -34,3 +35,19 @@ def test_the_highest_id_counts_not_the_number_of_tokens(gap, token_size, tmp_pat
     expected = [id for part in (text, *TEXTS[:9]) for id in load_tokenizer(prepared.choice).encode(part).ids]
     written = np.fromfile(report.path, dtype=f"<u{token_size}").tolist()
     assert written == expected and max(written) == NUM_TOKENS - 1 + gap
+
+
+def test_a_folder_whose_record_counted_the_tokens_is_continued_unless_its_tokens_were_cut(tmp_path):
+    """Before the highest id counted, a tokenizer with gaps was recorded as smaller than it is."""
+    path = train_tokenizer(tmp_path / "tokenizer", named=True)
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
+    job = TokenizationJob(inputs=(str(tmp_path / "a.jsonl"),), output=tmp_path / "out", tokenizer=str(path))
+    prepare(job)
+    record = tmp_path / "out/tokenization.json"
+    right = json.loads(record.read_text())
+    record.write_text(json.dumps({**right, "vocab_size": NUM_TOKENS - 9}))
+    prepare(job)
+    assert json.loads(record.read_text()) == right
+    record.write_text(json.dumps({**right, "vocab_size": 2**16 + 1}))
+    with pytest.raises(InputError, match="vocab_size was 65537, is 400"):
+        prepare(job)

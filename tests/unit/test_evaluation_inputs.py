@@ -263,6 +263,29 @@ def test_a_copy_whose_download_was_interrupted_is_none(tmp_path: Path) -> None:
         assert form_of_data(need, tmp_path) == "hub copy", card
 
 
+@pytest.mark.parametrize(
+    ("declared", "files"),
+    [
+        ("[data/a-00000-of-00002.parquet, data/a-00001-of-00002.parquet]", "01"),
+        ("data/a-0000[0-1]-of-00003.parquet", "01"),
+        ("data/**", "01"),
+        ("'**/a-*'", "01"),
+        ("./data/a-00000-of-00002.parquet", "0"),
+        ("data/**.parquet", "01"),
+    ],
+)
+def test_a_copy_is_whole_however_its_card_names_the_files(tmp_path: Path, declared: str, files: str) -> None:
+    """Shards one by one, some of a series, or a whole folder; `datasets` explains a pattern that it does not read."""
+    folder = tmp_path / "alexandrainst/m_mmlu"
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text(f"---\nconfigs:\n- {{config_name: pt, data_files: {declared}}}\n---\n")
+    for number in files:
+        count = 3 if "00003" in declared else 2
+        (folder / f"data/a-0000{number}-of-0000{count}.parquet").touch()
+    need = data_need(MMLU)
+    assert need is not None and missing_data([need], tmp_path) == []
+
+
 def test_a_tasks_own_files_are_found_beside_its_yaml(tmp_path: Path) -> None:
     (tmp_path / "heldout.jsonl").touch()
     config = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "heldout.jsonl"}}}

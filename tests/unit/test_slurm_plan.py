@@ -193,6 +193,12 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
     assert partitions == {"tokenize": "serial", "train": "boost", "convert": "serial", "evaluate": "boost"}
 
 
+@pytest.mark.parametrize(("limit", "lead"), [("4-00:00:00", 300), ("0-00:20:00", 300), ("0-00:05:00", 75)])
+def test_a_conversion_with_a_short_limit_has_time_left_to_convert(limit: str, lead: int) -> None:
+    plan = published_plan(Chain(hf_folder=Path("hf")), dataclasses.replace(SITE, cpu_time_limit=limit))
+    assert re.search(rf"^#SBATCH --signal=B:USR1@{lead}\b", plan.script("convert").text, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("directive", "tokenize"),
     [("--mem=0", ["--mem=0"]), ("--mem-per-cpu=4G", ["--mem-per-cpu=4G"]), ("--mem-per-gpu=60G", [])],
@@ -204,6 +210,13 @@ def test_a_job_is_not_asked_for_memory_that_slurm_would_refuse(directive: str, t
     plan = published_plan(chain, dataclasses.replace(SITE, directives=(directive,)))
     asked = {job.name: re.findall(r"^#SBATCH (--mem\S*)", job.text, re.MULTILINE) for job in plan.jobs}
     assert asked == {"tokenize": tokenize, "train": [directive], "convert": ["--mem=16G"], "evaluate": [directive]}
+
+
+@pytest.mark.parametrize("directive", ["--mem=64G", "--mem-per-cpu=16G"])
+def test_a_conversion_of_a_larger_model_gets_the_memory_that_jobs_without_a_gpu_are_given(directive: str) -> None:
+    site = dataclasses.replace(SITE, directives=("--mem=0",), cpu_directives=(directive,))
+    text = published_plan(Chain(hf_folder=Path("hf")), site).script("convert").text
+    assert re.findall(r"^#SBATCH (--mem\S*)", text, re.MULTILINE) == [directive]
 
 
 @pytest.mark.parametrize(

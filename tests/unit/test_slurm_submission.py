@@ -185,7 +185,12 @@ def test_only_the_folders_that_the_chain_tokenizes_may_be_missing(desk: Desk) ->
         ((*CHAIN, "--data", "clients"), ["--data clients lacks", "m_mmlu", "eval-data --suite progression-por"]),
         (
             CHAIN,
-            ["--evaluate without --data", "offline", "cache {hf} lacks alexandrainst/m_arc, alexandrainst/m_mmlu;"],
+            [
+                "--evaluate without --data",
+                "offline",
+                "cache {hf} lacks alexandrainst/m_arc, alexandrainst/m_mmlu;",
+                "which --data names",
+            ],
         ),
     ],
 )
