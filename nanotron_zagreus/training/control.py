@@ -6,10 +6,8 @@ all-reduce per step, on a CPU group, turns whatever reached one rank into the sa
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import distributed
 
 from nanotron_zagreus.checkpoints.layout import SAVE_FILE, STOP_FILE
 from nanotron_zagreus.engine import launch
+from nanotron_zagreus.training.one_warning import OneWarning
 from nanotron_zagreus.training.signals import LAUNCHER_REASONS, SignalRequests
 
 
@@ -47,7 +46,8 @@ class StepControl:
         self.reason = ""
         self._carried_out: set[str] = set()
         """Request files that are still to be removed; they ask for nothing more."""
-        self._has_warned = False
+        # Where the folder is out of reach for a moment, no save has failed yet.
+        self._only_warning = OneWarning(root, "request files cannot be looked for or removed")
 
     def agree(self, *, is_writing: bool = False) -> tuple[Request, bool]:
         """Return what all ranks do after this step, and whether any of them is still writing a checkpoint.
@@ -84,7 +84,7 @@ class StepControl:
         started_at = launch.launch_started_at()
         for name in (STOP_FILE, SAVE_FILE):
             path = self._root / name
-            with self._only_warning():
+            with self._only_warning:
                 if path.exists() and path.stat().st_mtime < started_at:
                     self.clear_files(name)
                     if name not in self._carried_out:
@@ -92,29 +92,18 @@ class StepControl:
 
     def _remove_carried_out(self) -> None:
         for name in sorted(self._carried_out):
-            with self._only_warning():
+            with self._only_warning:
                 (self._root / name).unlink(missing_ok=True)
                 self._carried_out.remove(name)
 
     def _requested_by_file(self) -> Request:
         self._remove_carried_out()
         for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):
-            with self._only_warning():
+            with self._only_warning:
                 if name not in self._carried_out and (self._root / name).exists():
                     self.reason = _launchers_reason(self._root / name) or f"file {self._root / name}"
                     return request
         return Request.NONE
-
-    @contextlib.contextmanager
-    def _only_warning(self) -> Iterator[None]:
-        """Say once what the folder refuses: where it is out of reach for a moment, no save has failed yet."""
-        try:
-            yield
-        except OSError as error:
-            if not self._has_warned:
-                text = f"request files cannot be looked for or removed ({error}); training goes on"
-                print(f"zagreus: {self._root}: {text}", file=sys.stderr)
-            self._has_warned = True
 
 
 def _launchers_reason(path: Path) -> str | None:

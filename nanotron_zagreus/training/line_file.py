@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
+
+from nanotron_zagreus.training.one_warning import OneWarning
 
 
 class LineFile:
@@ -14,10 +13,9 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it; a last line that was cut off gets its end, so that the next one stands alone."""
-        self._path = path
         self._descriptor: int | None = None
-        self._has_warned = False
-        with self._only_warning():
+        self._only_warning = OneWarning(path, "lines are left out")
+        with self._only_warning:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             size = os.fstat(self._descriptor).st_size
             if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
@@ -28,7 +26,7 @@ class LineFile:
         if self._descriptor is None:
             return
         content = (line + "\n").encode()
-        with self._only_warning():
+        with self._only_warning:
             before = os.fstat(self._descriptor).st_size
             written = os.write(self._descriptor, content)
             if written < len(content):
@@ -38,14 +36,5 @@ class LineFile:
     def close(self) -> None:
         """Close the file; a network file system may refuse only now what it has taken before."""
         if self._descriptor is not None:
-            with self._only_warning():
+            with self._only_warning:
                 os.close(self._descriptor)
-
-    @contextlib.contextmanager
-    def _only_warning(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if not self._has_warned:
-                print(f"zagreus: {self._path}: lines are left out ({error}); training goes on", file=sys.stderr)
-            self._has_warned = True

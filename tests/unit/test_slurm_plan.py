@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import Config, load_config, load_config_text
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.job_queue import job_id_in
@@ -259,94 +258,3 @@ def test_a_job_id_is_found_in_what_sites_print_around_it(text: str, job_id: str)
 def test_an_answer_without_a_job_id_is_no_success(text: str) -> None:
     with pytest.raises(WorkError, match="no job id"):
         job_id_in(text)
-
-
-def test_the_command_line_renders_without_writing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8"]
-    assert run(["slurm", "render", *launch]) == 2
-    assert "zagreus slurm site" in capsys.readouterr().err
-    assert run(["slurm", "site"]) == 0
-    filled = capsys.readouterr().out.replace("YOUR_", "my_").replace("/path/to", "/opt")
-    (tmp_path / "slurm_site.yaml").write_text(filled)
-    assert run(["slurm", "render", *launch]) == 0
-    printed = capsys.readouterr()
-    assert printed.out.startswith("#!/bin/bash")
-    assert "requeues" in printed.err and "notice" in printed.err
-    assert run(["slurm", "render", *launch[:-1], "4"]) == 2
-    assert run(["slurm", "render", *launch, "--job", "convert"]) == 2
-    assert run(["slurm", "render", *launch, "--job", "convert", "--convert", "hf"]) == 0
-    assert "CONVERT_OPTIONS= " in capsys.readouterr().out
-    options = ["--convert-options", "--accept-tokenizer --dtype float32"]
-    assert run(["slurm", "render", *launch, "--job", "convert", "--convert", "hf", *options]) == 0
-    assert "CONVERT_OPTIONS='--accept-tokenizer --dtype float32'" in capsys.readouterr().out
-    evaluation = ["--convert", "hf", "--evaluate", "progression-por"]
-    options = ["--evaluate-options", "--batch-size 16 --limit 0.5"]
-    assert run(["slurm", "render", *launch, "--job", "evaluate", *evaluation, *options]) == 0
-    assert "EVALUATE_OPTIONS='--batch-size 16 --limit 0.5'" in capsys.readouterr().out
-    assert run(["slurm", "submit", *launch, "--dry-run", *evaluation]) == 0
-    assert capsys.readouterr().out.count("########") == 3
-    assert run(["slurm", "submit", *launch]) == 2
-    assert "not submitted" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["slurm_site.yaml"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--acept-tokenizer", "No such option: --acept-tokenizer"),
-        ("--vocab-size many", "valid int"),
-        ("--help", "--help runs nothing; see `zagreus convert --help`"),
-        ("another/folder", "unexpected extra argument"),
-        ("--card my card.yaml", "values here cannot hold spaces"),
-    ],
-)
-def test_options_that_the_conversion_does_not_have_are_refused_before_the_training(
-    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8", "--convert", "hf"]
-    assert run(["slurm", "render", *launch, "--convert-options", options]) == 2
-    printed = capsys.readouterr()
-    assert "--convert-options" in printed.err and message in printed.err and printed.out == ""
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--bach-size 16", "No such option: --bach-size"),
-        ("--limit many", "valid"),
-        ("another/folder", "--convert sets the evaluation's paths"),
-        ("--include-path my tasks", "values here cannot hold spaces"),
-        ("--limit 2 --help", "--help runs nothing; see `zagreus evaluate --help`"),
-        ("--suite leaderboard-pt", "--evaluate sets the evaluation's suite"),
-        ("--output elsewhere", "--results sets the evaluation's output"),
-        ("--data elsewhere", "--data sets the evaluation's data"),
-    ],
-)
-def test_options_that_the_evaluation_does_not_have_or_the_job_sets_itself_are_refused_before_the_training(
-    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8", "--convert", "hf"]
-    evaluation = ["--evaluate", "progression-por", "--data", "."]
-    assert run(["slurm", "render", *launch, *evaluation, "--evaluate-options", options]) == 2
-    printed = capsys.readouterr()
-    assert "--evaluate-options" in printed.err and message in printed.err and printed.out == ""
-
-
-def test_options_of_a_conversion_or_an_evaluation_need_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(["slurm", "site"]) == 0
-    (tmp_path / "slurm_site.yaml").write_text(
-        capsys.readouterr().out.replace("YOUR_", "my_").replace("/path/to", "/opt")
-    )
-    launch = ["--config-file", "zagreus_350M_por.yaml", "--nodes", "8", "--gpus-per-node", "8"]
-    assert run(["slurm", "render", *launch, "--convert-options", "--accept-tokenizer"]) == 2
-    assert "needs --convert FOLDER" in capsys.readouterr().err
-    assert run(["slurm", "render", *launch, "--convert", "hf", "--evaluate-options", "--limit 2"]) == 2
-    assert "needs --evaluate SUITE" in capsys.readouterr().err
