@@ -144,9 +144,8 @@ def resolve_checkpoint(path: Path) -> Path:
 
 def replace_durably(path: Path, content: bytes) -> None:
     """Write ``content`` aside, flush it, and rename it over ``path``: readers see the old or the new file, whole."""
-    aside = path.with_name(
-        f".{path.name}.{os.uname().nodename}-{os.getpid()}"
-    )  # ranks of many nodes write outcome.json
+    # With the node's name, for ranks of many nodes write outcome.json.
+    aside = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}")
     try:
         with aside.open("wb") as file:
             file.write(content)

@@ -65,11 +65,9 @@ def tokenize(
     Example: `zagreus tokenize --input corpus/ --output tokenized/english --tokenizer tokenizer.json --tasks 8`
     """
     # Longer than other functions for its options alone: typer reads them from the signature.
-    from nanotron_zagreus.cli.reporting import check_choice
     from nanotron_zagreus.errors import InputError
 
-    check_choice("--encoder", encoder, ("auto", "tokenizers", "gigatoken"))
-    check_choice("--executor", executor, ("local", "slurm"))
+    _check_choices(encoder, executor, runs_here=slurm_env_command is None and not status)
     if output is None:
         raise InputError("--output: missing; name the folder to write shards into")
     chosen: dict[str, Any] = {"inputs": tuple(input or ()), "tokenizer": tokenizer, "bos": bos, "eos": eos}
@@ -78,10 +76,6 @@ def tokenize(
     if status:
         print_status(_folders(output, recipe, chosen), as_json=as_json)
         return
-    if encoder == "gigatoken" and slurm_env_command is None:
-        from nanotron_zagreus.data.encoders import require_gigatoken
-
-        require_gigatoken()
     jobs = [_single_job(output, chosen | single)] if recipe is None else _recipe_jobs(recipe, output, chosen, single)
     if executor == "slurm":
         _submit(
@@ -92,6 +86,18 @@ def tokenize(
         )  # fmt: skip
     else:
         _run_here(jobs, workers=workers, redo_failed=redo_failed, as_json=as_json)
+
+
+def _check_choices(encoder: str, executor: str, *, runs_here: bool) -> None:
+    """Refuse unknown choices, and an encoder that is not installed where the tasks run in this environment."""
+    from nanotron_zagreus.cli.reporting import check_choice
+
+    check_choice("--encoder", encoder, ("auto", "tokenizers", "gigatoken"))
+    check_choice("--executor", executor, ("local", "slurm"))
+    if encoder == "gigatoken" and runs_here:
+        from nanotron_zagreus.data.encoders import require_gigatoken
+
+        require_gigatoken()
 
 
 def _folders(output: Path, recipe: Path | None, chosen: dict[str, Any]) -> list[Path]:

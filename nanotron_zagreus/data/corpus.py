@@ -171,10 +171,8 @@ def _walk(root: Path) -> Iterator[Path]:
         return
     entered = {root.resolve()}
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        if (
-            RECORD_NAME in names and "logs" in subfolders
-        ):  # shards made here; their tasks' lists of failures are no text
-            subfolders.remove("logs")
+        if RECORD_NAME in names and "logs" in subfolders:
+            subfolders.remove("logs")  # of shards made here: their tasks' lists of failures are no text
         new = {name: Path(folder, name).resolve() for name in sorted(subfolders)}
         subfolders[:] = {place: name for name, place in new.items() if place not in entered}.values()
         entered.update(new.values())

@@ -84,13 +84,10 @@ def prepare_all(jobs: Sequence[TokenizationJob]) -> list[Preparation]:
         if times > 1:
             raise InputError(f"--output: {times} sources would be written into {output}; give each a name of its own")
     checked = [_check(job) for job in jobs]
-    for prepared, plan, record in checked:
-        known = read_record(prepared.job.output)
-        if known is None:
-            write_whole(prepared.logs / "plan.json", json.dumps(plan, indent=1))
-        if known != (whole := {**(known or {}), **record}):  # there was none, or it counted the tokens
-            write_whole(prepared.job.output / RECORD_NAME, json.dumps(whole, indent=1))
-    return [prepared for prepared, _, _ in checked]
+    for _, files in checked:
+        for path, content in files.items():
+            write_whole(path, json.dumps(content, indent=1))
+    return [prepared for prepared, _ in checked]
 
 
 def available_cores() -> int:
@@ -100,19 +97,22 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _check(job: TokenizationJob) -> tuple[Preparation, dict[str, Any], dict[str, Any]]:
-    """Return what `prepare` does of ``job``, its plan, and the record for its folder; nothing is written."""
+def _check(job: TokenizationJob) -> tuple[Preparation, dict[Path, dict[str, Any]]]:
+    """Return what `prepare` does of ``job``, and what is to be written down of it, by file; nothing is written."""
     choice = choose_tokenizer(job.tokenizer, bos=job.bos, eos=job.eos, bos_token=job.bos_token, eos_token=job.eos_token)
     vocab_size = vocabulary_size(load_tokenizer(choice))
     plan, record = _make_plan(job), _make_record(job, choice, vocab_size)
-    known = read_record(job.output)
+    known, record_path, plan_path = read_record(job.output), job.output / RECORD_NAME, job.output / "logs" / "plan.json"
     if known is not None:
-        plan_path = job.output / "logs" / "plan.json"
         _check_same(job, known, record, json.loads(plan_path.read_text()) if plan_path.is_file() else {}, plan)
+        whole = {**known, **record}
+        files = {} if whole == known else {record_path: whole}  # it counted the tokens of a tokenizer with gaps
     elif any(job.output.glob("*.ds")):
         raise InputError(
             f"--output: {job.output} holds shards that `zagreus tokenize` did not make; give an empty folder"
         )
+    else:
+        files = {plan_path: plan, record_path: record}
     prepared = Preparation(
         job=job,
         choice=choice,
@@ -120,7 +120,7 @@ def _check(job: TokenizationJob) -> tuple[Preparation, dict[str, Any], dict[str,
         num_tasks=len(plan["tasks"]),
         num_files=sum(len(task) for task in plan["tasks"]),
     )
-    return prepared, plan, record
+    return prepared, files
 
 
 def _token_size(vocab_size: int) -> int:
