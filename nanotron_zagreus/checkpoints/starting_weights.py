@@ -68,12 +68,6 @@ def find_starting_weights(config: Config) -> Path | None:
     return folder
 
 
-def goes_on(config: Config) -> bool:
-    """Say whether the run goes on from a checkpoint, as far as names tell: nothing of it is read."""
-    resume, own = config.checkpoints.resume_checkpoint_path, config.checkpoints.checkpoints_path
-    return resume is not None and (str(resume) != "auto" or bool(layout.list_steps(own)))
-
-
 def declared_vocab_size(folder: Path, arch: Architecture, config: dict[str, Any]) -> int | None:
     """Return the rows that a checkpoint's run was configured with, before padding; None where nothing tells.
 

@@ -55,7 +55,6 @@ class StepLoader:
             raise ValueError(f"dp_rank: got {dp_rank} of {dp}; prefetch_steps: got {prefetch_steps}, expected >= 1")
         self._mixture = mixture
         self._micro_batch_size = micro_batch_size
-        self._num_micro_batches = batch_accumulation_per_replica
         self._document_masking = document_masking
         self._pin_memory = pin_memory
         chunk_samples = min(_CHUNK_SAMPLES, _CHUNK_BYTES // (_TOKEN_BYTES * (mixture.sequence_length + 1)))
