@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from nanotron_zagreus.checkpoints.layout import is_step_folder
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
 from nanotron_zagreus.conversion.record import last_part, public_name
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
+from nanotron_zagreus.units import first_few
 
 _NOT_METRICS = ("alias", "name", "sample_len")
 _OWN_SECTION = "zagreus"
@@ -102,10 +103,15 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
                 counting[task] = rank, _task_scores(task, metrics, data)
     scores = [score for _, found in counting.values() for score in found]
     if not scores and foreign:
-        raise InputError(f"{path}: no results of {model.names[0]}, only of {_some(foreign)}; give its own results")
+        raise InputError(
+            f"{path}: no results of {model.names[0]}, only of {first_few(list(foreign), _MAX_NAMED)}; give its own "
+            "results"
+        )
     # Kept in what is published: without the paths of this machine.
-    others = dict.fromkeys(foreign.values())
-    notices = [f"{last_part(path)}: results of {_some(others)} left out: another model's"] if foreign else []
+    others = list(dict.fromkeys(foreign.values()))
+    notices = (
+        [f"{last_part(path)}: results of {first_few(others, _MAX_NAMED)} left out: another model's"] if foreign else []
+    )
     return sorted(scores, key=lambda score: (score.task, score.metric)), notices
 
 
@@ -214,9 +220,3 @@ def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> li
             )
         )
     return found
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
