@@ -120,16 +120,13 @@ class CheckpointSaver:
             pending.thread.join()
         self._pending = None
         written = self._agree(lambda: (self._ranks.node, _result(pending)), pending.aside)
-        nodes = {self._ranks.node} if not self._shares_files(pending) else {node for node, _ in written}
-        mine = [record for node, records in written if node in nodes for record in records]
+        shares_files = pending.facts["shared_file_system"]
+        mine = [record for node, records in written if shares_files or node == self._ranks.node for record in records]
         self._agree(lambda: _complete(pending, mine) if self._ranks.is_leader else None, pending.aside)
         root, step = pending.final.parent, int(pending.final.name)
         self._agree(lambda: layout.write_latest(root, step) if self._ranks.is_leader else None, pending.aside)
         self.newest = pending.final
         self._prune(root)
-
-    def _shares_files(self, pending: _Pending) -> bool:
-        return bool(pending.facts["shared_file_system"])
 
     def _prune(self, root: Path) -> None:
         """Delete what need not be kept, in a thread: a network file system takes its time."""
