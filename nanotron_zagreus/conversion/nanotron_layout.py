@@ -67,9 +67,8 @@ def block_prefix(name: str) -> str:
 
 def nanotron_model_config(arch: Architecture, engine: CheckpointFormat) -> dict[str, Any]:
     """Return `model_config.json` as the engine writes it; 0.4's has the rotary keys this project adds."""
-    eos = arch.eos_token_id[0] if isinstance(arch.eos_token_id, tuple) else arch.eos_token_id
     config = dataclasses.asdict(arch) | {
-        "eos_token_id": eos,
+        "eos_token_id": arch.first_eos_token_id,
         "hidden_act": "silu",
         "is_llama_config": True,
         "pretraining_tp": 1,

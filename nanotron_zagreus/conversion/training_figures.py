@@ -87,9 +87,10 @@ def _groups(dataset: dict[str, Any]) -> list[tuple[str, Any, list[str]]]:
     """Return (name, target tokens, folders) of each group of sources, ordered by name."""
     groups = []
     for name, group in sorted(_section(dataset, "dataset_groups").items()):
-        folders: Any = _section({"group": group}, "group").get("dataset_folder")
+        group = group if isinstance(group, dict) else {}
+        folders: Any = group.get("dataset_folder")
         folders = folders if isinstance(folders, list) else [folders] if folders else []
-        groups.append((name, _section({"group": group}, "group").get("tokens"), [str(folder) for folder in folders]))
+        groups.append((name, group.get("tokens"), [str(folder) for folder in folders]))
     return groups
 
 
