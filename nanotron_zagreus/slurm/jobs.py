@@ -109,7 +109,6 @@ def train_script(launch: Launch, estimate: RunEstimate) -> JobScript:
     }
     variables = {
         "NETWORK_INTERFACE": site.network_interface or "",
-        "MAX_REQUEUES": str(site.max_requeues),
         "CONFIG": str(launch.config_file),
         "LOGS": str(launch.folder / "logs"),
     }
@@ -122,7 +121,6 @@ def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScr
         "HF_CHECKPOINTS": str(hf_folder),
         "CONVERT_OPTIONS": options,
         "CONFIG": str(launch.config_file),
-        "MAX_REQUEUES": str(launch.site.max_requeues),
     }
     seconds = seconds_of_time_limit(launch.site.time_limit_without_gpus)
     directives: dict[str, str | None] = {
@@ -142,7 +140,6 @@ def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
         "RESULTS": str(chain.results),
         "DATA": "" if chain.data is None else str(chain.data),
         "EVALUATE_OPTIONS": chain.evaluate_options,
-        "MAX_REQUEUES": str(launch.site.max_requeues),
     }
     directives = {"gres": launch.site.gres(1), "cpus-per-task": str(min(_EVALUATE_CPUS, launch.site.cpus_per_node))}
     return _script(launch, "evaluate", directives, variables)
@@ -161,7 +158,6 @@ def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool)
         "SOURCES": str(launch.sources_file),
         "TOKENIZER": launch.config.tokenizer.tokenizer_name_or_path,
         "SPECIAL_TOKENS": "--bos --eos" if eos else "--bos --no-eos",
-        "MAX_REQUEUES": str(site.max_requeues),
     }
     return _script(launch, "tokenize", directives, variables)
 
@@ -191,6 +187,7 @@ def _script(launch: Launch, job: str, directives: Mapping[str, str | None], vari
         "VENV": site.venv,
         "HF_CACHE": site.hf_home or "",
         "OFFLINE": str(int(site.offline)),
+        "MAX_REQUEUES": str(site.max_requeues),
     }
     more = [f"--chdir={launch.work_folder}", *site.directives_of(job)]
     text = fill(read_template(job), {**common, **directives}, {**shared, **variables}, more)
