@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,8 +23,8 @@ from nanotron_zagreus.errors import InputError, MissingInputError, VerificationE
 from nanotron_zagreus.units import first_few
 
 _NOT_METRICS = ("alias", "name", "sample_len")
-_OWN_SECTION = "zagreus"
-"""Where `zagreus evaluate` says what lm-eval does not record."""
+OWN_SECTION = "zagreus"
+"""Key under which a result file holds what lm-eval does not record; `zagreus evaluate` writes it."""
 _MAX_NAMED = 4
 
 ResultRank = tuple[bool, int, float]
@@ -128,6 +128,12 @@ def result_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(found)
 
 
+def model_arguments(config: Mapping[str, Any]) -> Any:
+    """Return the model's arguments in a result file's `config`, by name also where lm-eval was given them as text."""
+    arguments = config.get("model_args")
+    return dict(part.partition("=")[::2] for part in arguments.split(",")) if isinstance(arguments, str) else arguments
+
+
 def rank_of_result(limit: float | None, num_documents: int | None, newness: float) -> ResultRank:
     """Return what orders the results of one task: those on all documents last, and the newest last among equals.
 
@@ -159,12 +165,10 @@ def _limit(data: dict[str, Any]) -> float | None:
 
 def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
     """Return the path or hub id of the model in a result file, and its step where the file says it."""
-    own = data.get(_OWN_SECTION)
+    own = data.get(OWN_SECTION)
     own = own if isinstance(own, dict) else {}
     config = data.get("config")
-    arguments = config.get("model_args") if isinstance(config, dict) else None
-    if isinstance(arguments, str):
-        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
+    arguments = model_arguments(config) if isinstance(config, dict) else None
     pretrained = arguments.get("pretrained") if isinstance(arguments, dict) else None
     name = own.get("source") or pretrained or data.get("model_name")
     step = own.get("step")

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanotron_zagreus.checkpoints.layout import CONFIG_FILE
+from nanotron_zagreus.checkpoints.layout import CONFIG_FILE, CONVERSION_FILE, METADATA_FILE, MODEL_CONFIG_FILE
 from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 Kind = Literal["checkpoint", "folder", "hub"]
 
-_CONVERSION_RECORD = "conversion.json"  # what `zagreus convert` leaves in a Hugging Face folder
-_CHECKPOINT_FILES = ("checkpoint_metadata.json", "model_config.json")
+_CHECKPOINT_FILES = (METADATA_FILE, MODEL_CONFIG_FILE)
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 _LABEL = re.compile(r"[^\W_][\w.-]*")
 # 153000, 153k, step-153000, checkpoint_153k; a bare number elsewhere in a name says nothing about steps
@@ -136,10 +135,10 @@ def _describe(path: Path, label: str | None, source: str) -> Subject:
 def _progress_of(path: Path) -> tuple[int | None, int | None]:
     """Return (steps, tokens) from the checkpoint or the record of its conversion, else the step from the name."""
     if is_checkpoint(path):
-        metas = _mapping(_read_json(path / "checkpoint_metadata.json").get("metas"))
+        metas = _mapping(_read_json(path / METADATA_FILE).get("metas"))
         return _count(metas.get("last_train_step")), _tokens(metas.get("consumed_train_samples"), path)
-    if (path / _CONVERSION_RECORD).is_file():
-        record = _read_json(path / _CONVERSION_RECORD)
+    if (path / CONVERSION_FILE).is_file():
+        record = _read_json(path / CONVERSION_FILE)
         tokens = _count(_mapping(record.get("training")).get("tokens_trained"))
         if tokens is None:  # a record from before it held the run's figures
             tokens = _tokens(record.get("consumed_samples"), Path(str(record.get("checkpoint"))))
