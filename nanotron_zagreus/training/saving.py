@@ -173,7 +173,7 @@ def _facts(state: TrainingState, ranks: RankLayout) -> dict[str, Any]:
         "consumed_samples": state.consumed_samples,
         "samples_per_step": state.config.samples_per_step,
         "data": state.data_state,
-        "topology": {"dp": ranks.dp_size, "tp": ranks.tp_size, "pp": ranks.pp_size},
+        "topology": ranks.topology,
         "zero_stage": state.config.optimizer.zero_stage,
         "shared_file_system": state.config.checkpoints.checkpoints_path_is_shared_file_system,
         "engine": current().name,
