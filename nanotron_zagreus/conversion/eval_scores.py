@@ -18,6 +18,7 @@ from typing import Any
 from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.checkpoints.layout import is_step_folder
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
+from nanotron_zagreus.config.yaml_text import section_of
 from nanotron_zagreus.conversion.record import last_part, public_name
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 from nanotron_zagreus.units import first_few
@@ -147,9 +148,7 @@ def rank_of_result(limit: float | None, num_documents: int | None, newness: floa
 
 
 def _rank(task: str, data: dict[str, Any], file: Path) -> ResultRank:
-    date, counts = data.get("date"), data.get("n-samples")
-    count = counts.get(task) if isinstance(counts, dict) else None
-    num_documents = count.get("effective") if isinstance(count, dict) else None
+    date, num_documents = data.get("date"), section_of(section_of(data, "n-samples"), task).get("effective")
     return rank_of_result(
         _limit(data),
         num_documents if isinstance(num_documents, int) else None,
@@ -158,17 +157,13 @@ def _rank(task: str, data: dict[str, Any], file: Path) -> ResultRank:
 
 
 def _limit(data: dict[str, Any]) -> float | None:
-    config = data.get("config")
-    limit = config.get("limit") if isinstance(config, dict) else None
+    limit = section_of(data, "config").get("limit")
     return float(limit) if isinstance(limit, int | float) else None
 
 
 def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
     """Return the path or hub id of the model in a result file, and its step where the file says it."""
-    own = data.get(OWN_SECTION)
-    own = own if isinstance(own, dict) else {}
-    config = data.get("config")
-    arguments = model_arguments(config) if isinstance(config, dict) else None
+    own, arguments = section_of(data, OWN_SECTION), model_arguments(section_of(data, "config"))
     pretrained = arguments.get("pretrained") if isinstance(arguments, dict) else None
     name = own.get("source") or pretrained or data.get("model_name")
     step = own.get("step")
@@ -203,8 +198,7 @@ def _digest(checkpoint: Path) -> str | None:
 
 
 def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> list[Score]:
-    shots = data.get("n-shot")
-    num_shots = shots.get(task) if isinstance(shots, dict) else None
+    num_shots = section_of(data, "n-shot").get(task)
     found = []
     for key, value in metrics.items():
         name, _, filter_name = key.partition(",")
