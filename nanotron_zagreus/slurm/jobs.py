@@ -115,11 +115,11 @@ def train_script(launch: Launch, estimate: RunEstimate) -> JobScript:
     return _script(launch, "train", directives, variables)
 
 
-def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScript:
+def convert_script(launch: Launch, chain: Chain) -> JobScript:
     """Return the job that converts every checkpoint of the run that has no Hugging Face folder yet."""
     variables = {
-        "HF_CHECKPOINTS": str(hf_folder),
-        "CONVERT_OPTIONS": options,
+        "HF_CHECKPOINTS": str(chain.hf_folder),
+        "CONVERT_OPTIONS": chain.convert_options,
         "CONFIG": str(launch.config_file),
     }
     seconds = seconds_of_time_limit(launch.site.time_limit_without_gpus)
@@ -145,11 +145,11 @@ def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
     return _script(launch, "evaluate", directives, variables)
 
 
-def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool) -> JobScript:
-    """Return the job array that tokenizes ``sources``, one element each."""
+def tokenize_script(launch: Launch, chain: Chain) -> JobScript:
+    """Return the job array that tokenizes the chain's sources, one element each."""
     site = launch.site
     directives = {
-        "array": f"0-{len(sources) - 1}",
+        "array": f"0-{len(chain.sources) - 1}",
         "cpus-per-task": str(site.cpus_without_gpus),
         "output": str(launch.folder / "logs" / "%x-%A_%a.log"),
         **_without_gpus(site),
@@ -157,7 +157,7 @@ def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool)
     variables = {
         "SOURCES": str(launch.sources_file),
         "TOKENIZER": launch.config.tokenizer.tokenizer_name_or_path,
-        "SPECIAL_TOKENS": "--bos --eos" if eos else "--bos --no-eos",
+        "SPECIAL_TOKENS": "--bos --eos" if chain.eos else "--bos --no-eos",
     }
     return _script(launch, "tokenize", directives, variables)
 
