@@ -13,7 +13,7 @@ from pathlib import Path
 from nanotron_zagreus.arithmetic import count_parameters, decay_span, learning_rate_at, learning_rate_phases
 from nanotron_zagreus.config.model import ExistingCheckpointSection, RandomInitSection
 from nanotron_zagreus.config.sections import Config
-from nanotron_zagreus.units import human_count
+from nanotron_zagreus.units import first_few, human_count
 
 _LARGE_TOKENS_PER_PARAMETER = 1000
 """Fifty times the compute-optimal 20 tokens per parameter (Hoffmann et al., arXiv:2203.15556)."""
@@ -169,9 +169,9 @@ def missing_data(config: Config, but: Collection[Path] = ()) -> str | None:
     empty = [folder for folder in asked if folder.is_dir() and next(folder.rglob("*.ds"), None) is None]
     parts = []
     if missing:
-        parts.append(f"{len(missing)} of {len(folders)} folders do not exist here ({_some(missing)})")
+        parts.append(f"{len(missing)} of {len(folders)} folders do not exist here ({first_few(missing, 2)})")
     if empty:
-        parts.append(f"{len(empty)} hold no .ds file ({_some(empty)})")
+        parts.append(f"{len(empty)} hold no .ds file ({first_few(empty, 2)})")
     if not parts:
         return None
     return f"data_stages: {'; '.join(parts)}; make them with `zagreus tokenize`"
@@ -255,8 +255,3 @@ def _is_cached(name: str, hf_home: Path | None) -> bool:
     cache = None if hf_home is None else hf_home / "hub"
     found = (huggingface_hub.try_to_load_from_cache(name, file, cache_dir=cache) for file in files)
     return any(isinstance(path, str) for path in found)
-
-
-def _some(paths: list[Path]) -> str:
-    shown = ", ".join(map(str, paths[:2]))
-    return shown if len(paths) <= 2 else f"{shown}, …"
