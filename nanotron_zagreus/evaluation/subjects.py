@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from nanotron_zagreus.checkpoints.layout import CONFIG_FILE, CONVERSION_FILE, METADATA_FILE, MODEL_CONFIG_FILE
 from nanotron_zagreus.config.yaml_text import parse_yaml, section_of
+from nanotron_zagreus.conversion.record import is_hub_id
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 Kind = Literal["checkpoint", "folder", "hub"]
 
 _CHECKPOINT_FILES = (METADATA_FILE, MODEL_CONFIG_FILE)
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 _LABEL = re.compile(r"[^\W_][\w.-]*")
 # 153000, 153k, step-153000, checkpoint_153k; a bare number elsewhere in a name says nothing about steps
 _STEP_NAME = re.compile(r"(?:.*[-_])?(?:(?:step|checkpoint|ckpt|iter)[-_]?)(?P<named>\d+k?)|(?P<bare>\d+k?)")
@@ -92,7 +92,7 @@ def _subjects_of(argument: str) -> list[Subject]:
     label, source = _split_label(argument)
     path = Path(source).expanduser()
     if not path.exists():
-        if _HUB_ID.fullmatch(source):
+        if is_hub_id(source):
             return [Subject(label=label or source.replace("/", "__"), source=source, kind="hub")]
         raise MissingInputError(f"{source}: no such folder, and no hub id (org/name); check the path")
     if _is_model(path):
