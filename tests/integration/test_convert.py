@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -42,21 +41,6 @@ LAYOUTS = {
 }
 
 
-def run_worker(file: str, num_processes: int, *arguments: object) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-    command += ["--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name(file)), *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
-
-
 @pytest.fixture(scope="module")
 def engine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One model written by the engine's own save_weights in every layout."""
@@ -66,7 +50,7 @@ def engine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (tp, pp, tied, dtype) in LAYOUTS.items():
         launches.setdefault(tp * pp, []).append(f"{root / name}:{tp}:{pp}:{tied}:{dtype}")
     for num_processes, models in launches.items():
-        run_worker("engine_checkpoints.py", num_processes, *models)
+        launch(models, num_processes=num_processes, worker=Path(__file__).with_name("engine_checkpoints.py"))
     return root
 
 
