@@ -73,7 +73,17 @@ def convert_checkpoint(
     """
     check_destination(out)
     plan = plan_conversion(
-        checkpoint, out, tokenizer, dtype, vocab_size, special_tokens, accept_tokenizer, masters, gguf, card, results
+        checkpoint,
+        out,
+        tokenizer,
+        dtype=dtype,
+        vocab_size=vocab_size,
+        special_tokens=special_tokens,
+        accept_tokenizer=accept_tokenizer,
+        masters=masters,
+        gguf=gguf,
+        card=card,
+        results=results,
     )
     check_space(out, plan.num_bytes)
     with staged_folder(out) as folder:
