@@ -8,7 +8,6 @@ row, into `failures/` beside datatrove's logs.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from datatrove.utils.logging import logger
 
 from nanotron_zagreus.data.corpus import CorpusFile
 from nanotron_zagreus.data.failures import FailureList
+from nanotron_zagreus.data.plan_file import read_plan
 
 _BATCH_BYTES = 4 * 1024 * 1024
 _MAX_BATCH_ROWS = 10_000
@@ -47,7 +47,9 @@ class CorpusReader(BaseReader):
         """Yield the documents of task ``rank``."""
         if data:
             yield from data
-        files = [CorpusFile(*entry) for entry in json.loads(self.plan_path.read_text())["tasks"][rank]]
+        plan = read_plan(self.plan_path)
+        assert plan is not None  # it was read before the task was started
+        files = [CorpusFile(*entry) for entry in plan["tasks"][rank]]
         self.num_bytes_total = sum(file.num_bytes for file in files)
         self.num_bytes_read = self.num_failures = self.num_empty = 0
         with FailureList(self.failures_folder, rank) as failures:

@@ -6,14 +6,14 @@ Beside the shards the folder holds `tokenization.json`, which says with which to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.data.corpus import HubDataset
-from nanotron_zagreus.data.progress import read_results
+from nanotron_zagreus.data.plan_file import plan_path, read_plan
+from nanotron_zagreus.data.progress import read_failures, read_results
 from nanotron_zagreus.data.shard_file import shard_name
 from nanotron_zagreus.data.shards import read_shard
 from nanotron_zagreus.data.tokenization_plan import Preparation, available_cores
@@ -147,11 +147,8 @@ def forget_lost_shards(prepared: Preparation) -> None:
 
 
 def list_failures(prepared: Preparation) -> list[dict[str, Any]]:
-    """Return what finished tasks could not read: file, row (None: unknown) and error, at most 1000 a file."""
-    lines = []
-    for path in sorted((prepared.logs / "failures").glob("*.jsonl")):
-        lines += path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    """Return what tasks could not read: file, row (None: unknown) and error, at most 1000 a file."""
+    return read_failures(prepared.logs / "failures")
 
 
 def forget_failed(prepared: Preparation) -> None:
@@ -174,7 +171,7 @@ def _make_reader(prepared: Preparation) -> Any:
     if prepared.num_files:
         from nanotron_zagreus.data.corpus_reader import CorpusReader
 
-        return CorpusReader(logs / "plan.json", job.text_column, failures)
+        return CorpusReader(plan_path(job.output.resolve()), job.text_column, failures)
     from nanotron_zagreus.data.hub_reader import HubReader
 
     dataset = HubDataset.parse(job.inputs[0])
@@ -183,12 +180,13 @@ def _make_reader(prepared: Preparation) -> Any:
 
 
 def _total_bytes(prepared: Preparation) -> int:
-    tasks = json.loads((prepared.logs / "plan.json").read_text())["tasks"]
-    return sum(entry[1] for task in tasks for entry in task)
+    plan = read_plan(plan_path(prepared.job.output))
+    assert plan is not None  # `prepare` found it or wrote it
+    return sum(entry[1] for task in plan["tasks"] for entry in task)
 
 
 def _last_words(log: Path, reason: str) -> str:
     """Return the last error in a task's log, or ``reason`` and where to read on."""
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     errors = [line for line in lines if line and not line.startswith((" ", "\t")) and "Error" in line.split(":")[0]]
     return f"{errors[-1] if errors and reason == 'failed' else reason}, see {log}"
