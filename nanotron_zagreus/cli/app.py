@@ -32,7 +32,6 @@ app = typer.Typer(
     help="Train small bilingual language models from scratch: tokenize, mix, train, convert, evaluate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

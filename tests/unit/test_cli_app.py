@@ -35,6 +35,14 @@ def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixtu
         assert captured.err
 
 
+def test_a_shell_can_complete_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"_ZAGREUS_COMPLETE": "complete_bash", "COMP_WORDS": "zagreus tok", "COMP_CWORD": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        cli.run([])
+    assert capsys.readouterr().out.split() == ["tokenize"]
+
+
 def test_version_names_what_trains_without_importing_it() -> None:
     program = (
         "import sys\nfrom nanotron_zagreus.cli.app import run\n"
