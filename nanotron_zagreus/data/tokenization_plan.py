@@ -6,6 +6,7 @@ does exactly what is missing. `tokenization` runs it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -102,9 +103,13 @@ def available_cores() -> int:
 def _check(job: TokenizationJob) -> tuple[Preparation, dict[Path, dict[str, Any]]]:
     """Return what `prepare` does of ``job``, and what is to be written down of it, by file; nothing is written."""
     choice = choose_tokenizer(job.tokenizer, bos=job.bos, eos=job.eos, bos_token=job.bos_token, eos_token=job.eos_token)
+    known, record_path, path = read_record(job.output), job.output / RECORD_NAME, plan_path(job.output)
+    if known is not None and known.get("tokenizer_sha256") == choice.sha256:
+        choice = dataclasses.replace(
+            choice, name=known["tokenizer"]
+        )  # a path has many spellings, a folder's shards one
     vocab_size = vocabulary_size(load_tokenizer(choice))
     plan, record = _make_plan(job), _make_record(job, choice, vocab_size)
-    known, record_path, path = read_record(job.output), job.output / RECORD_NAME, plan_path(job.output)
     if known is not None:
         _check_same(job, known, record, _plan_begun(path), plan)
         whole = {**known, **record}

@@ -1,5 +1,6 @@
 """What is decided before the first document is read: how wide a token is, and what stands in the record."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -62,6 +63,20 @@ def begun(tmp_path):
     job = TokenizationJob(inputs=(str(tmp_path / "a.jsonl"),), output=tmp_path / "out", tokenizer=str(path))
     prepare(job)
     return job, ["tokenize", "--input", *job.inputs, "--output", str(job.output), "--tokenizer", job.tokenizer]
+
+
+def test_a_tokenizer_under_another_spelling_of_its_path_goes_on_under_the_first(begun, tmp_path, monkeypatch):
+    job, _ = begun
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("tokenizer")
+    for spelling in ("tokenizer", "tokenizer/", "./tokenizer/tokenizer.json", "~/tokenizer", "link"):
+        assert prepare(dataclasses.replace(job, tokenizer=spelling)).choice.name == job.tokenizer
+    assert json.loads((tmp_path / "out/tokenization.json").read_text())["tokenizer"] == job.tokenizer
+    changed = tmp_path / "tokenizer/tokenizer.json"
+    changed.write_text(changed.read_text() + "\n")
+    with pytest.raises(InputError, match="tokenizer_sha256 was"):
+        prepare(job)
 
 
 @pytest.mark.parametrize("text", ["", '{"format": 1, "tasks": [[["/in/a.jso', "{}", "[]", '{"tasks": [["a.jsonl"]]}'])
