@@ -41,7 +41,8 @@ def launch_started_at() -> float:
     """
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     try:
-        ticks = int(Path(f"/proc/{launcher}/stat").read_text().rsplit(")", 1)[1].split()[19])  # field 22, starttime
+        fields = Path(f"/proc/{launcher}/stat").read_bytes().rsplit(b")", 1)[1].split()
+        ticks = int(fields[19])  # the line's 22nd, starttime
     except (OSError, ValueError, IndexError):
         return time.time() - time.process_time()
     alive = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

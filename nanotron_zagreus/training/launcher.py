@@ -28,12 +28,14 @@ from nanotron_zagreus.resources import find_config
 from nanotron_zagreus.training.lifeline import end_with_parent
 from nanotron_zagreus.training.preflight import check_before_start
 from nanotron_zagreus.training.stop_requests import StopRequests
+from nanotron_zagreus.utf8_mode import restart_in_utf8
 
 _POLL_SECONDS = 0.5
 
 
 def rank_main() -> None:
     """Run one rank; the process's entry point under torchrun."""
+    restart_in_utf8()
     parser = argparse.ArgumentParser(description="Train a model; launch with torchrun, one process per GPU.")
     parser.add_argument("--config-file", required=True, help="the training YAML, or a shipped config's name")
     parser.add_argument(
