@@ -37,6 +37,8 @@ class Outcome:
     """What made tasks give up the fast encoder."""
     fallbacks: tuple[str, ...]
     """Why tasks with encoder `auto` did not begin with the fast one, each reason once."""
+    cut: int = 0
+    """Failures that left out more than one document, and nobody knows how many."""
 
 
 def make_pipeline(prepared: Preparation, *, parallel: bool = False) -> list[Any]:
@@ -117,18 +119,25 @@ def summarize(prepared: Preparation) -> Outcome:
         encoders=tuple(sorted({result["encoder"] for result in results})),
         mismatches=tuple(result["mismatch"] for result in results if result["mismatch"]),
         fallbacks=tuple(sorted({result["fallback"] for result in results if result.get("fallback")})),
+        cut=sum(result.get("cut", result["failures"]) for result in results),
     )
 
 
-def problems_of(prepared: Preparation, outcome: Outcome) -> list[str]:
-    """Return a sentence for what a finished source lacks: documents that were left out, or any document at all."""
+def problems_of(prepared: Preparation, outcome: Outcome, *, max_failures: int = 0) -> list[str]:
+    """Return a sentence for what a finished source lacks: documents that were left out, or any document at all.
+
+    Args:
+        max_failures: documents that may be left out; parts of files, which hold any number of them, may not.
+    """
     problems = []
     first = next(iter(list_failures(prepared)), None)
-    if first is not None:
+    is_allowed = 0 < outcome.failures <= max_failures and not outcome.cut
+    if first is not None and not is_allowed:
+        without = "" if outcome.cut else f"; --max-failures {outcome.failures} does without them"
         problems.append(
             f"{outcome.failures} documents or files could not be read and were left out, first {first['file']} at row "
             f"{first['row']}: {first['error']}. The shards are whole; {prepared.logs}/failures lists them all, and "
-            "--redo-failed tries their tasks again"
+            f"--redo-failed tries their tasks again{without}"
         )
     elif not outcome.documents:
         problems.append(

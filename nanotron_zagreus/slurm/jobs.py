@@ -73,6 +73,8 @@ class Chain:
     """Text to tokenize first; none: the shards are there."""
     eos: bool = False
     """Whether the tokenization writes an end-of-text token after each document."""
+    max_failures: int = 0
+    """Documents of a source that may be unreadable and left out; more are a failure."""
     hf_folder: Path | None = None
     """Where converted checkpoints go; None: no conversion."""
     convert_options: str = ""
@@ -157,11 +159,11 @@ def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
     return _script(launch, "evaluate", directives, variables)
 
 
-def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool) -> JobScript:
-    """Return the job array that tokenizes ``sources``, one element each."""
+def tokenize_script(launch: Launch, chain: Chain) -> JobScript:
+    """Return the job array that tokenizes the chain's sources, one element each."""
     site = launch.site
     directives = {
-        "array": f"0-{len(sources) - 1}",
+        "array": f"0-{len(chain.sources) - 1}",
         "cpus-per-task": str(site.cpus_without_gpus),
         "output": str(launch.folder / "logs" / "%x-%A_%a.log"),
         **_without_gpus(site),
@@ -169,7 +171,8 @@ def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool)
     variables = {
         "SOURCES": str(launch.sources_file),
         "TOKENIZER": launch.config.tokenizer.tokenizer_name_or_path,
-        "SPECIAL_TOKENS": "--bos --eos" if eos else "--bos --no-eos",
+        "SPECIAL_TOKENS": "--bos --eos" if chain.eos else "--bos --no-eos",
+        "MAX_FAILURES": str(chain.max_failures),
         "MAX_REQUEUES": str(site.max_requeues),
     }
     return _script(launch, "tokenize", directives, variables)

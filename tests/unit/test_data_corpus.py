@@ -25,6 +25,7 @@ def read(tmp_path, files, column="text"):
     lines = (tmp_path / "failures" / "00000.jsonl").read_text().splitlines()
     assert reader.num_bytes_read == reader.num_bytes_total
     assert reader.num_failures == len(lines)
+    assert reader.num_cut == sum("left out" in line for line in lines)
     return texts, [json.loads(line) for line in lines]
 
 

@@ -140,12 +140,12 @@ def test_the_jobs_read_a_configuration_that_resumes_by_itself() -> None:
 def test_a_chain_holds_its_jobs_in_order() -> None:
     folder = A_FOLDER
     sources = (TextSource(input="/corpus/por", output=folder, text_column="text"),)
-    chain = Chain(sources=sources, hf_folder=Path("hf"), suite="progression-por")
+    chain = Chain(sources=sources, max_failures=20, hf_folder=Path("hf"), suite="progression-por")
     plan = published_plan(chain, dataclasses.replace(SITE, cpu_partition="serial", directives=("--exclusive",)))
     assert [job.name for job in plan.jobs] == ["tokenize", "train", "convert", "evaluate"]
     tokenize = plan.script("tokenize").text
     assert "#SBATCH --array=0-0" in tokenize and "#SBATCH --partition=serial" in tokenize
-    assert "SPECIAL_TOKENS='--bos --no-eos'" in tokenize
+    assert "SPECIAL_TOKENS='--bos --no-eos'" in tokenize and "\nMAX_FAILURES=20 " in tokenize
     assert plan.files[plan.launch.sources_file] == f"/corpus/por\t{folder}\ttext\n"
     assert "HF_CHECKPOINTS=hf" in plan.script("convert").text
     assert "SUITE=progression-por" in plan.script("evaluate").text
