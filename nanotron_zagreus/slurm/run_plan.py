@@ -92,7 +92,7 @@ def make_run_plan(
     files = {launch.config_file: config_text(launch)}
     jobs = [train_script(launch, estimate)]
     if chain.sources:
-        jobs.insert(0, tokenize_script(launch, chain.sources, eos=chain.eos))
+        jobs.insert(0, tokenize_script(launch, chain))
         files[launch.sources_file] = sources_text(chain.sources)
     if chain.hf_folder is not None:
         jobs.append(convert_script(launch, chain.hf_folder, chain.convert_options))
