@@ -124,6 +124,7 @@ def _chain(launch: LaunchOptions) -> Chain:
     return Chain(
         sources=tuple(map(TextSource.parse, launch.tokenize or ())),
         eos=launch.eos,
+        max_failures=launch.max_failures,
         hf_folder=launch.convert,
         convert_options=launch.convert_options.strip(),
         suite=launch.evaluate,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from nanotron_zagreus import __version__
 from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.layout import METADATA_FILE, MODEL_CONFIG_FILE
+from nanotron_zagreus.checkpoints.manifest import records_of, write_manifest
 from nanotron_zagreus.checkpoints.model_shards_writing import Placement, write_tensor_shards
 from nanotron_zagreus.conversion.dtypes import Dtype, cast
 from nanotron_zagreus.conversion.hf_architecture import read_hf_architecture
@@ -109,6 +110,10 @@ def import_folder(
         record = _record(plan, out, verification)
         write_json(folder / RECORD_FILE, dataclasses.asdict(record))
         (folder / MODEL_SECTION_FILE).write_text(section_text(record.model_section), encoding="utf-8")
+        topology = {"dp": 1, "tp": tp, "pp": pp}
+        write_manifest(
+            folder, records_of(folder), {"topology": topology, "versions": {"nanotron-zagreus": __version__}}
+        )
     return record
 
 

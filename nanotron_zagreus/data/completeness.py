@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.data.plan_file import plan_path, read_plan
 from nanotron_zagreus.data.progress import read_results
 from nanotron_zagreus.data.shard_file import shard_name
 from nanotron_zagreus.data.shards import read_shard
@@ -71,13 +72,8 @@ def num_left_out(folder: Path) -> int:
 
 def _num_tasks(folder: Path) -> int:
     """Return the tasks of the folder's plan; 0 without one."""
-    path = folder / "logs" / "plan.json"
-    try:
-        return len(json.loads(path.read_text(encoding="utf-8"))["tasks"])
-    except FileNotFoundError:
-        return 0
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not readable as a plan ({error}); restore it, or remove it") from error
+    plan = read_plan(plan_path(folder))
+    return 0 if plan is None else len(plan["tasks"])
 
 
 def _result(folder: Path, rank: int) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanotron_zagreus.arithmetic import count_parameters
 from nanotron_zagreus.config import Config, dump_config
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.slurm.duration import RunEstimate
@@ -15,6 +17,8 @@ from nanotron_zagreus.slurm.template import fill, read_template
 
 AUTO = Path("auto")
 _CONVERT_CPUS = 4
+_CONVERT_GIGABYTES = 16
+"""At least, as the template has it; half is for torch, transformers and the largest tensors, beside the weights."""
 _CONVERT_LEAD_SECONDS = 300
 _EVALUATE_CPUS = 8
 
@@ -69,6 +73,8 @@ class Chain:
     """Text to tokenize first; none: the shards are there."""
     eos: bool = False
     """Whether the tokenization writes an end-of-text token after each document."""
+    max_failures: int = 0
+    """Documents of a source that may be unreadable and left out; more are a failure."""
     hf_folder: Path | None = None
     """Where converted checkpoints go; None: no conversion."""
     convert_options: str = ""
@@ -127,9 +133,14 @@ def convert_script(launch: Launch, chain: Chain) -> JobScript:
         "cpus-per-task": str(min(_CONVERT_CPUS, launch.site.cpus_without_gpus)),
         "signal": f"B:USR1@{min(_CONVERT_LEAD_SECONDS, seconds // 4)}",
     }
-    if launch.site.has_memory_without_gpus:
-        directives["mem"] = None
+    directives["mem"] = None if launch.site.has_memory_without_gpus else _conversion_memory(launch.config)
     return _script(launch, "convert", directives | _without_gpus(launch.site), variables)
+
+
+def _conversion_memory(config: Config) -> str:
+    """Return what a conversion asks for: the weights in fp32, twice while it is verified, and as much as is always."""
+    num_parameters = count_parameters(config.model.model_config, config.padded_vocab_size).total
+    return f"{max(_CONVERT_GIGABYTES, _CONVERT_GIGABYTES // 2 + math.ceil(2 * 4 * num_parameters / 1e9))}G"
 
 
 def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
@@ -158,6 +169,7 @@ def tokenize_script(launch: Launch, chain: Chain) -> JobScript:
         "SOURCES": str(launch.sources_file),
         "TOKENIZER": launch.config.tokenizer.tokenizer_name_or_path,
         "SPECIAL_TOKENS": "--bos --eos" if chain.eos else "--bos --no-eos",
+        "MAX_FAILURES": str(chain.max_failures),
     }
     return _script(launch, "tokenize", directives, variables)
 

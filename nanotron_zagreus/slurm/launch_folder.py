@@ -65,11 +65,10 @@ def refuse_while_queued(folder: Path) -> None:
     """Refuse to touch a folder whose jobs have not ended.
 
     Raises:
-        InputError: naming them.
+        InputError: naming them; or what was submitted cannot be read.
         WorkError: Slurm does not say whether they have.
     """
-    path = folder / JOBS_FILE
-    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = _submitted(folder / JOBS_FILE)
     waiting = unfinished_jobs(list(known.values()))
     if not waiting:
         return
@@ -78,6 +77,20 @@ def refuse_while_queued(folder: Path) -> None:
         f"{folder}: the jobs submitted from it have not ended ({named}), and read its configuration; wait for them, or "
         f"cancel them with `scancel {' '.join(waiting)}`"
     )
+
+
+def _submitted(path: Path) -> dict[str, str]:
+    """Return the jobs that were last submitted, as ``path`` says."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {name: f"{int(job)}" for name, job in known.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: not readable as the jobs of a submission ({error}); see with `squeue --me` that none of them is "
+            "queued or running, then remove the file"
+        ) from error
 
 
 def _record(folder: Path, ids: dict[str, str]) -> None:

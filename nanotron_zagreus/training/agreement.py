@@ -123,7 +123,7 @@ def _token(root: Path, launch: str) -> Iterator[None]:
         yield
         return
     path = node_token(root, launch, node())
-    path.write_text(f"{os.uname().nodename} rank {rank()}\n")
+    path.write_text(f"{os.uname().nodename} rank {rank()}\n", encoding="utf-8")
     sync_folder(root)
     try:
         yield

@@ -134,6 +134,11 @@ def read_point(folder: Path) -> ResumePoint:
             f"{error}. A checkpoint without one cannot be resumed; train from its weights with "
             f"model.init_method.path: {folder}"
         ) from error
+    if "step" not in facts:
+        raise InputError(
+            f"{folder}: imported weights, without a step or an optimizer to go on with; train from them with "
+            f"model.init_method.path: {folder}"
+        )
     manifest.verify(folder, only=(layout.CONFIG_FILE, layout.MODEL_CONFIG_FILE, layout.METADATA_FILE))
     _compare_counters(folder, facts)
     return ResumePoint(

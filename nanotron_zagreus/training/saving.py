@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
 from nanotron_zagreus.checkpoints.tensor_file import nobody_listens
 from nanotron_zagreus.engine.bringup import current
 from nanotron_zagreus.errors import WorkError, agreed
+from nanotron_zagreus.training.agreement import some_ranks
 from nanotron_zagreus.training.guards import all_finite
 from nanotron_zagreus.training.ranks import RankLayout
 from nanotron_zagreus.training.snapshot import Snapshot, SnapshotTaker, TrainingState
@@ -154,17 +155,34 @@ class CheckpointSaver:
         try:
             result = action()
         except Exception as caught:  # reported on every rank below
-            error = f"rank {self._ranks.rank}: {type(caught).__name__}: {caught}"
+            error = _words(caught)
         gathered: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(gathered, (result, error), group=self._group)
-        errors = [failure for _, failure in gathered if failure]
-        if errors:
+        failures = [failure for _, failure in gathered]
+        if any(failures):
             if self._ranks.is_leader:
                 shutil.rmtree(aside, ignore_errors=True)
             raise agreed(
-                WorkError(f"saving {aside.parent} failed, earlier checkpoints are untouched: {'; '.join(errors)}")
+                WorkError(f"saving {aside.parent} failed, earlier checkpoints are untouched: {_by_reason(failures)}")
             )
         return [value for value, _ in gathered]
+
+
+def _words(error: Exception) -> tuple[str, str]:
+    """Return what ranks that fail alike have in common, and the whole, where the system names a file of this rank."""
+    kind, alike = type(error).__name__, error.strerror if isinstance(error, OSError) else None
+    return f"{kind}: {alike or error}", f"{kind}: {error}"
+
+
+def _by_reason(failures: Sequence[tuple[str, str] | None]) -> str:
+    """Return why ranks failed, given each rank's `_words`: every reason once, as its first rank put it."""
+    ranks: dict[str, list[str]] = {}
+    words: dict[str, str] = {}
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            ranks.setdefault(failure[0], []).append(str(rank))
+            words.setdefault(*failure)
+    return "; ".join(f"{some_ranks(who)}: {words[reason]}" for reason, who in ranks.items())
 
 
 def _facts(state: TrainingState, ranks: RankLayout) -> dict[str, Any]:
