@@ -73,7 +73,7 @@ def import_folder(
     dtype: Dtype | None = None,
     make_vocab_size_divisible_by: int = 1,
     verify: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ImportRecord:
     """Write the Llama in ``hf_folder`` as a checkpoint ``out``; the folder appears whole and verified or not at all.
 
@@ -96,18 +96,17 @@ def import_folder(
     check_outside(out, hf_folder)
     plan = _plan(hf_folder, tp, pp, engine, dtype, make_vocab_size_divisible_by)
     check_space(out, plan.padded.num_parameters * (2 if plan.dtype == "BF16" else 4) + (64 << 20))
-    report = progress or silent
     with staged_folder(out) as folder:
-        _write_tensors(folder, plan, report)
+        _write_tensors(folder, plan, progress)
         write_json(folder / MODEL_CONFIG_FILE, nanotron_model_config(plan.padded, engine))
         write_json(folder / METADATA_FILE, checkpoint_metadata(tp, engine))
         verification = None
         if verify:
-            report("verify", 0, 1)
+            progress("verify", 0, 1)
             from nanotron_zagreus.conversion.verify_import import verify_checkpoint
 
             verification = verify_checkpoint(folder, hf_folder, plan.arch, plan.dtype)
-            report("verify", 1, 1)
+            progress("verify", 1, 1)
         record = _record(plan, out, verification)
         write_json(folder / RECORD_FILE, dataclasses.asdict(record))
         (folder / MODEL_SECTION_FILE).write_text(section_text(record.model_section), encoding="utf-8")

@@ -115,20 +115,18 @@ def train_script(launch: Launch, estimate: RunEstimate) -> JobScript:
     }
     variables = {
         "NETWORK_INTERFACE": site.network_interface or "",
-        "MAX_REQUEUES": str(site.max_requeues),
         "CONFIG": str(launch.config_file),
         "LOGS": str(launch.folder / "logs"),
     }
     return _script(launch, "train", directives, variables)
 
 
-def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScript:
+def convert_script(launch: Launch, chain: Chain) -> JobScript:
     """Return the job that converts every checkpoint of the run that has no Hugging Face folder yet."""
     variables = {
-        "HF_CHECKPOINTS": str(hf_folder),
-        "CONVERT_OPTIONS": options,
+        "HF_CHECKPOINTS": str(chain.hf_folder),
+        "CONVERT_OPTIONS": chain.convert_options,
         "CONFIG": str(launch.config_file),
-        "MAX_REQUEUES": str(launch.site.max_requeues),
     }
     seconds = seconds_of_time_limit(launch.site.time_limit_without_gpus)
     directives: dict[str, str | None] = {
@@ -153,7 +151,6 @@ def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
         "RESULTS": str(chain.results),
         "DATA": "" if chain.data is None else str(chain.data),
         "EVALUATE_OPTIONS": chain.evaluate_options,
-        "MAX_REQUEUES": str(launch.site.max_requeues),
     }
     directives = {"gres": launch.site.gres(1), "cpus-per-task": str(min(_EVALUATE_CPUS, launch.site.cpus_per_node))}
     return _script(launch, "evaluate", directives, variables)
@@ -173,7 +170,6 @@ def tokenize_script(launch: Launch, chain: Chain) -> JobScript:
         "TOKENIZER": launch.config.tokenizer.tokenizer_name_or_path,
         "SPECIAL_TOKENS": "--bos --eos" if chain.eos else "--bos --no-eos",
         "MAX_FAILURES": str(chain.max_failures),
-        "MAX_REQUEUES": str(site.max_requeues),
     }
     return _script(launch, "tokenize", directives, variables)
 
@@ -203,6 +199,7 @@ def _script(launch: Launch, job: str, directives: Mapping[str, str | None], vari
         "VENV": site.venv,
         "HF_CACHE": site.hf_home or "",
         "OFFLINE": str(int(site.offline)),
+        "MAX_REQUEUES": str(site.max_requeues),
     }
     more = [f"--chdir={launch.work_folder}", *site.directives_of(job)]
     text = fill(read_template(job), {**common, **directives}, {**shared, **variables}, more)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from nanotron_zagreus.checkpoints.layout import replace_durably
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.job_queue import unfinished_jobs
 from nanotron_zagreus.slurm.run_plan import RunPlan
@@ -94,9 +95,7 @@ def _submitted(path: Path) -> dict[str, str]:
 
 def _record(folder: Path, ids: dict[str, str]) -> None:
     """Write down what was submitted, after every job: an interruption loses none."""
-    aside = folder / f".{JOBS_FILE}.partial"
-    aside.write_text(json.dumps(ids, indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / JOBS_FILE)
+    replace_durably(folder / JOBS_FILE, (json.dumps(ids, indent=1) + "\n").encode())
 
 
 def _take_back(ids: dict[str, str]) -> str:

@@ -95,7 +95,7 @@ def make_run_plan(
         jobs.insert(0, tokenize_script(launch, chain))
         files[launch.sources_file] = sources_text(chain.sources)
     if chain.hf_folder is not None:
-        jobs.append(convert_script(launch, chain.hf_folder, chain.convert_options))
+        jobs.append(convert_script(launch, chain))
         if chain.suite is not None:
             jobs.append(evaluate_script(launch, chain))
     later = missing_data(config) if chain.after else None

@@ -96,9 +96,9 @@ def _named_point(wanted: Path) -> ResumePoint:
 
 
 def _newest_point(root: Path) -> ResumePoint | None:
-    if layout.read_latest(root) is None and layout.list_steps(root):
-        return _newest_whole(root)
-    return read_point(layout.resolve_checkpoint(root)) if layout.read_latest(root) is not None else None
+    if layout.read_latest(root) is None:
+        return _newest_whole(root) if layout.list_steps(root) else None
+    return read_point(layout.resolve_checkpoint(root))
 
 
 def older_steps(config: Config) -> tuple[Path, list[int]]:
