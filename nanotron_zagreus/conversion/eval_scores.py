@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -122,6 +122,24 @@ def result_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(found)
 
 
+def model_arguments(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return lm-eval's --model_args that a result file records, as text or as a mapping; empty where it has none."""
+    config = data.get("config")
+    arguments = config.get("model_args") if isinstance(config, dict) else None
+    if isinstance(arguments, str):
+        return dict(part.partition("=")[::2] for part in arguments.split(","))
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def revision_of(data: Mapping[str, Any]) -> str | None:
+    """Return the branch of the hub's repository that a result file is about, which its model's name leaves out.
+
+    None: main, or no other is named.
+    """
+    revision = model_arguments(data).get("revision")
+    return str(revision) if revision not in (None, "", "main") else None
+
+
 def rank_of_result(limit: float | None, num_documents: int | None, newness: float) -> ResultRank:
     """Return what orders the results of one task: those on all documents last, and the newest last among equals.
 
@@ -155,12 +173,9 @@ def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
     """Return the path or hub id of the model in a result file, and its step where the file says it."""
     own = data.get(_OWN_SECTION)
     own = own if isinstance(own, dict) else {}
-    config = data.get("config")
-    arguments = config.get("model_args") if isinstance(config, dict) else None
-    if isinstance(arguments, str):
-        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
-    pretrained = arguments.get("pretrained") if isinstance(arguments, dict) else None
+    pretrained, revision = model_arguments(data).get("pretrained"), revision_of(data)
     name = own.get("source") or pretrained or data.get("model_name")
+    name = f"{name}@{revision}" if revision and not own.get("source") else name
     step = own.get("step")
     return (name if isinstance(name, str) else None), (step if isinstance(step, int) else None)
 
