@@ -66,7 +66,7 @@ class Generator:
         if not (folder / "config.json").is_file():
             raise MissingInputError(
                 f"{folder}: no config.json in it; give a Hugging Face folder, or make one with "
-                "`zagreus convert CHECKPOINT OUT --tokenizer T`"
+                "`zagreus convert CHECKPOINT OUT --tokenizer T` or `hf download OWNER/NAME --local-dir DIR`"
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_device(self.device)

@@ -129,10 +129,22 @@ def result_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(found)
 
 
-def model_arguments(config: Mapping[str, Any]) -> Any:
-    """Return the model's arguments in a result file's `config`, by name also where lm-eval was given them as text."""
-    arguments = config.get("model_args")
-    return dict(part.partition("=")[::2] for part in arguments.split(",")) if isinstance(arguments, str) else arguments
+def model_arguments(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return lm-eval's --model_args that a result file records, as text or as a mapping; empty where it has none."""
+    config = data.get("config")
+    arguments = config.get("model_args") if isinstance(config, dict) else None
+    if isinstance(arguments, str):
+        return dict(part.partition("=")[::2] for part in arguments.split(","))
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def revision_of(data: Mapping[str, Any]) -> str | None:
+    """Return the branch of the hub's repository that a result file is about, which its model's name leaves out.
+
+    None: main, or no other is named.
+    """
+    revision = model_arguments(data).get("revision")
+    return str(revision) if revision not in (None, "", "main") else None
 
 
 def rank_of_result(limit: float | None, num_documents: int | None, newness: float) -> ResultRank:
@@ -163,9 +175,10 @@ def _limit(data: dict[str, Any]) -> float | None:
 
 def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
     """Return the path or hub id of the model in a result file, and its step where the file says it."""
-    own, arguments = section_of(data, OWN_SECTION), model_arguments(section_of(data, "config"))
-    pretrained = arguments.get("pretrained") if isinstance(arguments, dict) else None
+    own = section_of(data, OWN_SECTION)
+    pretrained, revision = model_arguments(data).get("pretrained"), revision_of(data)
     name = own.get("source") or pretrained or data.get("model_name")
+    name = f"{name}@{revision}" if revision and not own.get("source") else name
     step = own.get("step")
     return (name if isinstance(name, str) else None), (step if isinstance(step, int) else None)
 

@@ -36,7 +36,7 @@ def read_hf_architecture(folder: Path) -> Architecture:
     """
     path = folder / "config.json"
     if not path.is_file():
-        advice = "give a Hugging Face folder"
+        advice = "give a Hugging Face folder; `hf download OWNER/NAME --local-dir DIR` makes one of a model of the hub"
         if is_step_folder(folder):
             advice = "it is a Nanotron checkpoint, from which training starts as it is, by model.init_method.path"
         raise MissingInputError(f"{folder}: no {path.name} in it; {advice}")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.checkpoints.layout import CONVERSION_FILE
+from nanotron_zagreus.checkpoints.weights_digest import weights_digest
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
-from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
     from nanotron_zagreus.conversion.verify import Verification
@@ -160,6 +161,16 @@ def read_conversion_record(folder: Path) -> dict[str, Any]:
         )
     _check_kinds(record, folder / RECORD_FILE)
     return record
+
+
+def is_of_other_weights(folder: Path, checkpoint: Path) -> bool:
+    """Tell whether ``folder`` was converted from other weights than ``checkpoint`` has; no, where nothing says it."""
+    path = folder / RECORD_FILE
+    try:
+        known = read_json(path).get("checkpoint_sha256") if path.is_file() else None
+        return known is not None and known != weights_digest(checkpoint)
+    except (InputError, VerificationError):  # a record or manifest that cannot be read
+        return False
 
 
 def _check_kinds(record: dict[str, Any], path: Path) -> None:

@@ -21,12 +21,9 @@ from nanotron_zagreus.file_hash import hash_file
 from nanotron_zagreus.tokenizer_lookup import CONFIG_FILE, MAIN_FILE, LocatedTokenizer, locate_tokenizer
 
 _PORTABLE_CLASS = "PreTrainedTokenizerFast"
-"""Reads tokenizer.json and nothing else, in every transformers."""
-_LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
-"""Kept, too, where they have the token below. Others are made anew from vocabulary and merges by transformers 5, with
-the word split of their own model."""
-_LLAMA_UNKNOWN = "<unk>"
-"""Transformers 4 adds it to a tokenizer of Llama's class that has none, with an id that the model has no row for."""
+"""Reads tokenizer.json and nothing else, in every transformers. Others, Llama's among them, are made anew from
+vocabulary and merges by transformers 5, with the normalizer and word split of their own model; and to a tokenizer of
+Llama's class without <unk> transformers 4 adds one, with an id that the model has no row for."""
 _DROPPED = ("backend", "is_local", "auto_map")
 _SPECIAL_FILE = "special_tokens_map.json"
 _PATHS = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
@@ -161,12 +158,9 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture, unknown: set
     for key in _PATHS:
         if isinstance(config.get(key), str) and public_name(config[key]) != config[key]:
             del config[key]
-    kept = _LLAMA_CLASSES if _LLAMA_UNKNOWN in tokenizer.vocabulary else ()
-    if config.get("tokenizer_class") not in (_PORTABLE_CLASS, *kept):
-        config["tokenizer_class"] = _PORTABLE_CLASS
-    if config["tokenizer_class"] == _PORTABLE_CLASS:
-        # Without it this class also returns token_type_ids, which Llama's generate refuses in transformers 4.40.
-        config.setdefault("model_input_names", ["input_ids", "attention_mask"])
+    config["tokenizer_class"] = _PORTABLE_CLASS
+    # Without it this class also returns token_type_ids, which Llama's generate refuses in transformers 4.40.
+    config.setdefault("model_input_names", ["input_ids", "attention_mask"])
     extra = config.get("extra_special_tokens")
     if isinstance(extra, list):
         # Version 5 writes a list here; version 4 expects a mapping and calls the list by its old name.

@@ -14,6 +14,7 @@ TEXTS = (
     "A inteligência artificial é uma disciplina que",
     "def add(a, b):\n    return a + b  # 12345\n",
     "L'été, città, mañana -- 3.14159 \t tabs\n\n",
+    "  indented,  with two spaces ",
 )
 
 

@@ -44,12 +44,12 @@ def read_conditions(data: Mapping[str, Any], own: Mapping[str, Any], task: str) 
         version=str((data.get("versions") or {}).get(task)),
         limit=(data.get("config") or {}).get("limit"),
         chat_template=bool(own.get("chat_template", data.get("chat_template"))),
-        dtypes=_dtypes(data.get("config") or {}),
+        dtypes=_dtypes(data),
         context=(own.get("context") or {}).get(task) if own else PLAIN_CONTEXT,
     )
 
 
-def _dtypes(config: Mapping[str, Any]) -> frozenset[str]:
-    arguments = model_arguments(config) or {}
-    asked = arguments.get("dtype", "auto" if config.get("model") == "hf" else None)  # lm-eval's own default
+def _dtypes(data: Mapping[str, Any]) -> frozenset[str]:
+    config = data.get("config") or {}
+    asked = model_arguments(data).get("dtype", "auto" if config.get("model") == "hf" else None)  # lm-eval's own default
     return frozenset(str(dtype).removeprefix("torch.") for dtype in (asked, config.get("model_dtype")) if dtype)

@@ -11,7 +11,7 @@ from pathlib import Path
 from nanotron_zagreus.checkpoints.layout import replace_durably
 from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.fingerprints import model_fingerprint
-from nanotron_zagreus.evaluation.subjects import Subject, training_section
+from nanotron_zagreus.evaluation.subjects import Subject, progress_of, training_section
 from nanotron_zagreus.hub_errors import first_line, hub_errors
 
 CONVERTED = ".converted"
@@ -21,12 +21,12 @@ _RECORD = "zagreus_source.json"
 
 
 def fetch_hub_models(subjects: list[Subject]) -> list[Subject]:
-    """Return ``subjects`` with every hub id replaced by its local snapshot.
+    """Return ``subjects`` with every hub id replaced by its local snapshot, which may tell its steps.
 
     Raises:
         MissingInputError: a model is neither cached nor reachable.
     """
-    return [replace(subject, path=_fetch(subject.source)) if subject.kind == "hub" else subject for subject in subjects]
+    return [_fetched(subject) if subject.kind == "hub" else subject for subject in subjects]
 
 
 def checkpoint_tokenizer(checkpoint: Path, tokenizer: str | None) -> str:
@@ -101,6 +101,12 @@ def _converted(subject: Subject, cache: Path) -> Path:
     # What is deleted must lie in the folder of copies: a label names a folder in it, never a way out.
     assert out.parent == Path(os.path.normpath(cache)) and cache.name == CONVERTED, out
     return out
+
+
+def _fetched(subject: Subject) -> Subject:
+    path = _fetch(subject.source)
+    step, tokens = progress_of(path, subject.source.rpartition("/")[2])
+    return replace(subject, path=path, step=step, tokens=tokens)
 
 
 def _fetch(source: str) -> Path:

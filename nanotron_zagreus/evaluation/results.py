@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.eval_scores import OWN_SECTION, ResultRank, rank_of_result, result_files
+from nanotron_zagreus.conversion.eval_scores import OWN_SECTION, ResultRank, rank_of_result, result_files, revision_of
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.evaluation.conditions import Conditions, read_conditions
 from nanotron_zagreus.evaluation.subjects import step_in_name
@@ -151,10 +151,10 @@ def read_file(path: Path) -> Iterator[TaskResult]:
 
 
 def _label_of(data: dict[str, Any], path: Path) -> str:
-    name = str(data.get("model_name") or "")
-    if Path(name).is_absolute():
-        return Path(name).name
-    return "__".join(part for part in Path(name).parts if part != "..") or path.parent.name
+    """Return what `zagreus evaluate` would call the model of a file that the plain command wrote."""
+    name, revision = Path(str(data.get("model_name") or "")), revision_of(data)
+    parts = [name.name] if name.is_absolute() else [part for part in name.parts if part != ".."]
+    return ("__".join(parts) or path.parent.name) + (f"@{revision.replace('/', '__')}" if revision else "")
 
 
 def _numbers(values: Mapping[str, Any], *, error: bool) -> dict[str, float]:

@@ -21,8 +21,11 @@ Kind = Literal["checkpoint", "folder", "hub"]
 
 _CHECKPOINT_FILES = (METADATA_FILE, MODEL_CONFIG_FILE)
 _LABEL = re.compile(r"[^\W_][\w.-]*")
-# 153000, 153k, step-153000, checkpoint_153k; a bare number elsewhere in a name says nothing about steps
-_STEP_NAME = re.compile(r"(?:.*[-_])?(?:(?:step|checkpoint|ckpt|iter)[-_]?)(?P<named>\d+k?)|(?P<bare>\d+k?)")
+# 153000, 153k, step-153000, checkpoint_153k, or the hub's branch step153000-tokens160B; a bare number elsewhere in a
+# name says nothing about steps
+_STEP_NAME = re.compile(
+    r"(?:.*[-_@])?(?:(?:step|checkpoint|ckpt|iter)[-_]?)(?P<named>\d+k?)(?:-tokens[\d.]+[KMBT]?)?|(?P<bare>\d+k?)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +128,16 @@ def _is_model(path: Path) -> bool:
 
 
 def _describe(path: Path, label: str | None, source: str) -> Subject:
-    step, tokens = _progress_of(path)
+    step, tokens = progress_of(path, path.resolve().name)
     # A leading dot would hide the folder of results, or lead out of the one given.
     name = label or re.sub(r"[^\w.-]", "_", path.resolve().name).lstrip("._-") or "model"
     kind: Kind = "checkpoint" if is_checkpoint(path) else "folder"
     return Subject(label=name, source=source, kind=kind, path=path, step=step, tokens=tokens)
 
 
-def _progress_of(path: Path) -> tuple[int | None, int | None]:
-    """Return (steps, tokens) from the checkpoint or the record of its conversion, else the step from the name."""
+def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
+    """Return (steps, tokens) from the checkpoint or the record of its conversion in ``path``, else the step that
+    ``name`` says."""
     if is_checkpoint(path):
         metas = section_of(_read_json(path / METADATA_FILE), "metas")
         return _count(metas.get("last_train_step")), _tokens(metas.get("consumed_train_samples"), path)
@@ -143,7 +147,7 @@ def _progress_of(path: Path) -> tuple[int | None, int | None]:
         if tokens is None:  # a record from before it held the run's figures
             tokens = _tokens(record.get("consumed_samples"), Path(str(record.get("checkpoint"))))
         return _count(record.get("step")), tokens
-    return step_in_name(path.resolve().name), None
+    return step_in_name(name), None
 
 
 def _tokens(num_samples: int | None, checkpoint: Path) -> int | None:

@@ -253,7 +253,7 @@ def test_sizes_that_do_not_divide_the_model_are_refused(
 
 
 def test_what_is_no_hugging_face_folder_is_told_what_it_is(tmp_path: Path, hf: Path) -> None:
-    with pytest.raises(InputError, match=r"no config\.json in it; give a Hugging Face folder"):
+    with pytest.raises(InputError, match=r"no config\.json in it; give a Hugging Face folder.*hf download"):
         import_folder(tmp_path / "none", tmp_path / "imported")
     with pytest.raises(InputError, match=r"Nanotron checkpoint.*model\.init_method\.path"):
         import_folder(tmp_path / "source", tmp_path / "imported")

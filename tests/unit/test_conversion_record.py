@@ -15,6 +15,7 @@ from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.conversion import eval_scores
 from nanotron_zagreus.conversion.record import last_part, public_name
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
+from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.subjects import find_subjects
 from nanotron_zagreus.file_hash import hash_file
 from tests.unit.conversion_fixtures import write_checkpoint, write_tokenizer_folder
@@ -157,6 +158,17 @@ def test_a_checkpoint_s_weights_are_hashed_once_for_all_its_results(
     model = eval_scores.EvaluatedModel(names=("hf",), step=20, checkpoint_sha256=sha256)
     assert [score.value for score in eval_scores.read_scores(tmp_path / "results", model)[0]] == [0.25]
     assert len(hashed) == 1
+
+
+def test_another_revision_of_the_hub_s_model_is_another_model(tmp_path: Path) -> None:
+    arguments = {"pretrained": "a/b", "revision": "step20-tokens1B"}
+    written = {"results": {"arc_pt": {"acc,none": 0.25}}, "config": {"model_args": arguments}, "model_name": "a/b"}
+    (tmp_path / "results_1.json").write_text(json.dumps(written))
+    model = eval_scores.EvaluatedModel(names=("hf", "a/b"), step=40)
+    with pytest.raises(InputError, match="only of a/b@step20-tokens1B"):
+        eval_scores.read_scores(tmp_path, model)
+    (tmp_path / "results_1.json").write_text(json.dumps(written).replace("step20-tokens1B", "main"))
+    assert [score.value for score in eval_scores.read_scores(tmp_path, model)[0]] == [0.25]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers
 
 from nanotron_zagreus.conversion.tokenizer_files import find_tokenizer, write_tokenizer
 from nanotron_zagreus.conversion.verify_tokenizer import verify_tokenizer
@@ -127,18 +128,21 @@ def test_an_end_of_text_that_only_the_model_names_is_named_for_the_tokenizer_too
     assert (config["bos_token"], config["eos_token"], config.get("pad_token")) == ("</s>", "</s>", None)
 
 
-@pytest.mark.parametrize(("unknown", "kept"), [(None, False), ("<unk>", True)])
-def test_llamas_class_is_kept_where_its_unknown_token_is_one(
-    source: Path, tmp_path: Path, unknown: str | None, kept: bool
-) -> None:
-    """Transformers 4 adds one otherwise: byte-level tokenizers are often called LlamaTokenizerFast, as DeepSeek's."""
-    change(source / "tokenizer_config.json", tokenizer_class="LlamaTokenizerFast")
-    if unknown:
-        data = json.loads((source / "tokenizer.json").read_text())
-        data["model"]["vocab"][unknown] = NUM_TOKENS
-        (source / "tokenizer.json").write_text(json.dumps(data))
-    config, _ = written(source, tmp_path / "out")
-    assert config["tokenizer_class"] == ("LlamaTokenizerFast" if kept else "PreTrainedTokenizerFast")
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast"])
+def test_llamas_class_gives_way_to_the_one_that_reads_the_file(tmp_path: Path, name: str) -> None:
+    """Transformers 4 adds <unk> where there is none, without a row; version 5 leaves out the file's normalizer."""
+    tokens = ["<unk>", "▁", "▁▁", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "▁")], byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    (tmp_path / "llama").mkdir()
+    tokenizer.save(str(tmp_path / "llama/tokenizer.json"))
+    (tmp_path / "llama/tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, "unk_token": "<unk>"}))
+    with pytest.raises(VerificationError, match="LlamaTokenizer reads ' "):
+        verify_tokenizer(tmp_path / "llama", len(tokens))
+    config, _ = written(tmp_path / "llama", tmp_path / "out")
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    verify_tokenizer(tmp_path / "out", len(tokens))
 
 
 def test_a_model_whose_ids_are_ordinary_tokens_makes_none_of_them_special(source: Path, tmp_path: Path) -> None:

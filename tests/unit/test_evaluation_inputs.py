@@ -67,8 +67,7 @@ def test_a_converted_folder_tells_its_steps_by_the_record_of_its_conversion(tmp_
     [
         ("153000", 153_000),
         ("153k", 153_000),
-        ("step-70", 70),
-        ("run_checkpoint_12k", 12_000),
+        ("step70-tokens2.56K", 70),
         ("zagreus-0.4B", None),
         ("llama-3", None),
         ("hf", None),

@@ -39,6 +39,19 @@ def test_a_copy_whose_record_was_cut_off_is_made_again(
     assert made == [copy]
 
 
+def test_models_of_the_hub_tell_their_steps_by_record_or_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"step": 5000, "training": {"tokens_trained": 640_000}}
+    recorded = folder_of(tmp_path / "4e20de36", config__json={}, conversion__json=record)
+    plain = folder_of(tmp_path / "153000", config__json={})  # a commit, which happens to be a number
+    monkeypatch.setattr(model_folders, "_fetch", lambda source: recorded if source == "a/b" else plain)
+    found = model_folders.fetch_hub_models(find_subjects(["a/b", "a/c", "a/c@step70-tokens2.56K"]))
+    assert [(model.path, model.step, model.tokens) for model in found] == [
+        (recorded, 5000, 640_000), (plain, None, None), (plain, 70, None)
+    ]  # fmt: skip
+
+
 def test_a_checkpoint_without_tokenizer_asks_for_one(tmp_path: Path) -> None:
     named = checkpoint(tmp_path / "5", 5, 5)
     assert checkpoint_tokenizer(named, None) == "meta-llama/Llama-3.2-1B"

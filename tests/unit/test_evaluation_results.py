@@ -78,6 +78,16 @@ def test_a_step_is_read_from_the_name_that_the_plain_command_recorded(
     assert [found.step for found in read_results(tmp_path)] == [step, 5]
 
 
+@pytest.mark.parametrize("arguments", [{"revision": "step5000-tokens5.24B"}, "revision=step5000-tokens5.24B"])
+def test_revisions_of_one_hub_model_are_models_of_their_own(tmp_path: Path, arguments: Any) -> None:
+    """Plain lm-eval writes them all into one folder, under one name."""
+    folder, name = tmp_path / "mii-llm__zagreus", {"model_name": "mii-llm/zagreus"}
+    put(folder, "1", lm_eval_file(**name, config={"limit": None, "model_args": {"revision": "main"}}))
+    put(folder, "2", lm_eval_file(**name, config={"limit": None, "model_args": arguments}))
+    found = [(result.label, result.step) for result in newest_results(read_results(tmp_path))]
+    assert found == [("mii-llm__zagreus", None), ("mii-llm__zagreus@step5000-tokens5.24B", 5000)]
+
+
 def test_a_model_given_by_its_whole_path_is_called_by_its_name(tmp_path: Path) -> None:
     put(tmp_path, "1", lm_eval_file(model_name="/runs/hf/153k"))
     assert [found.label for found in read_results(tmp_path)] == ["153k"]

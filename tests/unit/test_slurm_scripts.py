@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nanotron_zagreus.checkpoints.weights_digest import weights_digest
+from tests.unit.conversion_fixtures import write_checkpoint
 from tests.unit.slurm_script_stage import SIGNAL, Stage
 
 REQUEUED = ["scontrol requeue 12"]
@@ -185,6 +187,21 @@ def test_a_conversion_out_of_time_ends_the_one_under_way_and_requeues_itself(sta
     (stage.root / "15").mkdir()
     (stage.root / "20").mkdir()
     assert "used up" in stage.run("convert", code=75, start=3)
+
+
+def test_a_folder_of_an_earlier_runs_checkpoint_is_not_taken_for_this_runs(stage: Stage) -> None:
+    """A training begun anew numbers its steps alike; what is evaluated behind it would be the old one's."""
+    for step in (5, 10):
+        write_checkpoint(stage.root / str(step))
+    for step, digest in ((5, weights_digest(stage.root / "5")), (10, "0" * 64)):
+        folder = stage.folder / "hf_checkpoints" / str(step)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "conversion.json").write_text(json.dumps({"checkpoint_sha256": digest}))
+    log = stage.run("convert", code=1)
+    assert "hf_checkpoints/5 is there" in log
+    assert "hf_checkpoints/10 was made of other weights than" in log
+    assert stage.calls("zagreus convert") == []
 
 
 def test_the_options_of_an_evaluation_reach_it(stage: Stage) -> None:
