@@ -104,9 +104,11 @@ def _check(job: TokenizationJob) -> tuple[Preparation, dict[Path, dict[str, Any]
     plan, record = _make_plan(job), _make_record(job, choice, vocab_size)
     known, record_path, plan_path = read_record(job.output), job.output / RECORD_NAME, job.output / "logs" / "plan.json"
     if known is not None:
-        _check_same(job, known, record, json.loads(plan_path.read_text()) if plan_path.is_file() else {}, plan)
-        whole = {**known, **record}
+        old = json.loads(plan_path.read_text()) if plan_path.is_file() else {}
+        _check_same(job, known, record, old, plan)
+        whole, plan = {**known, **record}, _with_sizes_of(plan, old)
         files = {} if whole == known else {record_path: whole}  # it counted the tokens of a tokenizer with gaps
+        files |= {} if plan == old else {plan_path: plan}  # files were mended
     elif any(job.output.glob("*.ds")):
         raise InputError(
             f"--output: {job.output} holds shards that `zagreus tokenize` did not make; give an empty folder"
@@ -194,6 +196,12 @@ def _check_same(
             f"--output: {job.output} was begun differently: {'; '.join(changes)}. Repeat the command that began it, or "
             "give another folder (a mixture takes several)"
         )
+
+
+def _with_sizes_of(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan ``old``, which divides the same files, with their sizes of now."""
+    num_bytes = {entry[0]: entry[1] for task in new["tasks"] for entry in task}
+    return {**old, "tasks": [[[path, num_bytes[path], *rest] for path, _, *rest in task] for task in old["tasks"]]}
 
 
 def _files_with_failures(folder: Path) -> set[str]:
