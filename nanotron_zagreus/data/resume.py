@@ -154,7 +154,7 @@ def _check_shares(
         may_follow_sizes: the data changed and that is accepted; shares that follow from sizes are then others.
     """
     for index, stage in enumerate(progress["stages"]):
-        if list(shares[index]) == stage.get("configured_shares", stage["shares"]):
+        if list(shares[index]) in (stage["shares"], stage.get("configured_shares")):
             continue
         if may_follow_sizes and config.data_stages[index].data.dataset.weights is None:
             kept = ":".join(str(share) for share in stage["shares"])

@@ -190,9 +190,14 @@ def test_shares_by_size_stay_as_they_were_when_changed_data_is_accepted(tmp_path
         again = open_mixture(config, progress=after.state(8))
         assert again.samples_of_step(9) == after.samples_of_step(9)
     assert not caplog.text
-    weighted = make_config([{"dataset": {"dataset_folder": folders, "dataset_weights": [1, 1]}}])
+
+    def weighted(*weights):
+        dataset = {"dataset_folder": folders, "dataset_weights": list(weights)}
+        return make_config([{"dataset": dataset}], zagreus={"max_source_epochs": 1000})
+
+    open_mixture(weighted(1, 1), progress=after.state(8))
     with pytest.raises(InputError, match="weights of stage 'stage 0'"):
-        open_mixture(weighted, progress=after.state(8))
+        open_mixture(weighted(1, 2), progress=after.state(8))
 
 
 def test_moved_folders_are_the_same_data(folders, tmp_path):
