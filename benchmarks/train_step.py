@@ -7,8 +7,9 @@ Each side lives in its own process. Our full side and one other take turns, `--s
 medians over the rounds, so that a machine that slows down slows both. Tokens/s and MFU are medians too; on a CPU the
 seconds are the processor's, not the wall's. MFU divides by the device's bf16 peak (`--peak-tflops` for a device not in
 the table), once with causal attention counted and once by Nanotron's convention, which counts all of it. Peak memory is
-each process's own, on a GPU since the warm-up. Every row says which attention ran and what was compiled; where
-something that should be compiled was not, the run ends with exit code 1, unless `--allow-uncompiled`. Needs torch,
+each process's own, on a GPU since the warm-up. Every row says which attention ran and what was compiled. A side that
+fails, or that is not compiled though it should be (unless `--allow-uncompiled`), has its reason for a row; the others
+are measured all the same, and the run ends with exit code 1. Each round is told on stderr as it ends. Needs torch,
 PyYAML, numpy and Nanotron 0.4's pure-Python dependencies; transformers only for its side; neither flash-attn nor a
 network.
 """
@@ -16,10 +17,12 @@ network.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -50,12 +53,15 @@ def peak_tflops(device: str) -> float | None:
     return next((peak for words, peak in PEAK_TFLOPS.items() if words in device), None)
 
 
-class Uncompiled(RuntimeError):
-    """A side that should be compiled is not: its figures would be another side's."""
+class SideFailed(RuntimeError):
+    """A side's process has ended, or measures something else than it should."""
 
 
 class Worker:
-    """A side's process, warmed up."""
+    """A side's process, warmed up.
+
+    Every method but `close` raises SideFailed where the process has ended.
+    """
 
     def __init__(self, side: str, arguments: argparse.Namespace) -> None:
         self.side = side
@@ -65,55 +71,110 @@ class Worker:
         self._process = context.Process(target=serve, args=(theirs, side, *shape, arguments.attention))
         self._process.start()
         theirs.close()
+        self.is_running = True
         self.setup: Setup = self._check(_receive(self._connection))
         if not (self.setup.is_as_meant or arguments.allow_uncompiled):
-            self.stop()
-            raise Uncompiled(
+            self.close()
+            raise SideFailed(
                 f"{side}: {self.setup.compiled}, though all of it should be compiled; its warning above says why. "
                 "Install what is missing (a C++ compiler on a CPU, Triton on a GPU), or pass --allow-uncompiled"
             )
 
     def run(self, num_steps: int, by_part: bool = False) -> Timing:
         """Return the timing of so many steps."""
-        self._connection.send((num_steps, by_part))
+        with contextlib.suppress(OSError):  # a process that has ended is told of by what it answers
+            self._connection.send((num_steps, by_part))
         answer = self._check(_receive(self._connection))
         assert isinstance(answer, Timing)
         return answer
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the process."""
-        if self._process.is_alive():
+        self.is_running = False
+        with contextlib.suppress(OSError):
             self._connection.send(None)
         self._process.join()
 
     def _check(self, answer: Any) -> Any:
         if isinstance(answer, str):
+            self.is_running = False
             self._process.join()
-            raise RuntimeError(f"{self.side}: {answer}")
+            raise SideFailed(f"{self.side}: {answer}")
         return answer
 
 
 def _receive(connection: Connection) -> Any:
     try:
         return connection.recv()
-    except EOFError:
+    except (EOFError, OSError):
         return "its process ended without a word (killed for memory?)"
 
 
-def compare(ours: Worker, side: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return a side's figures, and the median over rounds of our speed over its."""
-    other = Worker(side, arguments)
-    try:
-        ours.run(1)  # what its process was pushed out of the caches by
-        rounds = [(ours.run(arguments.steps), other.run(arguments.steps)) for _ in range(arguments.rounds)]
-        return {
-            "seconds": statistics.median(theirs.seconds for _, theirs in rounds) / arguments.steps,
-            "ratios": [theirs.seconds / mine.seconds for mine, theirs in rounds],
-            "last": other.run(arguments.steps, by_part=True),
-            "setup": other.setup,
-        }
-    finally:
-        other.stop()
+class Session:
+    """Our full side, the others one after another beside it, and what became of them."""
+
+    def __init__(self, arguments: argparse.Namespace, row: Callable[..., str]) -> None:
+        """Prepare.
+
+        Args:
+            arguments: the command's.
+            row: makes a side's row of its setup, seconds a step, the last timing, and ratios.
+        """
+        self._arguments = arguments
+        self._row = row
+        self._ours: Worker | None = None
+        self.failures: list[str] = []
+
+    def measure(self, sides: Sequence[str]) -> None:
+        """Print the row of our side and of ``sides`` as they are measured, or why there is none."""
+        try:
+            self._start_ours()
+            if self._ours is not None:
+                with self._failures_told():
+                    print(self._measure(self._ours), flush=True)
+            for side in sides:
+                if self._ours is not None and not self._ours.is_running:  # it ended beside the side before
+                    self._start_ours()
+                with self._failures_told(), contextlib.closing(Worker(side, self._arguments)) as other:
+                    print(self._measure(other), flush=True)
+        finally:
+            if self._ours is not None:
+                self._ours.close()
+
+    def _start_ours(self) -> None:
+        self._ours = None
+        with self._failures_told():
+            self._ours = Worker("ours", self._arguments)
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Go on behind the block where a side fails in it, after its reason stands in the table."""
+        try:
+            yield
+        except SideFailed as error:
+            self.failures.append(str(error))
+            print(f"| {error} |", flush=True)
+
+    def _measure(self, worker: Worker) -> str:
+        """Return a side's row; another's has the median over rounds of our speed over its, while our side runs."""
+        steps, seconds, ratios = self._arguments.steps, [], []
+        is_other = worker is not self._ours
+        if is_other:
+            self._our_seconds(1)  # what its process was pushed out of the caches by
+        for number in range(self._arguments.rounds):
+            ours = self._our_seconds(steps) if is_other else None
+            seconds.append(worker.run(steps).seconds / steps)
+            ratios += [seconds[-1] / ours] if ours else []
+            text = f"{worker.side}: round {number + 1} of {self._arguments.rounds}, {seconds[-1]:.4g} s a step"
+            print(f"{text}, ours {ours:.4g}" if ours else text, file=sys.stderr, flush=True)
+        return self._row(worker.side, worker.setup, statistics.median(seconds), worker.run(steps, by_part=True), ratios)
+
+    def _our_seconds(self, num_steps: int) -> float | None:
+        """Return the seconds that a step of ours takes beside another side; None where it does not run."""
+        if self._ours is not None and self._ours.is_running:
+            with self._failures_told():
+                return self._ours.run(num_steps).seconds / num_steps
+        return None
 
 
 def main() -> None:
@@ -137,34 +198,21 @@ def main() -> None:
 
     columns = ("side", "attention", "compiled", "tokens/s", "MFU causal / Nanotron's", "peak memory")
     columns += ("ours / it, median (range)", "ms by part", "loss")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    ours = Worker("ours", arguments)
-    try:
-        alone = [ours.run(arguments.steps).seconds / arguments.steps for _ in range(arguments.rounds)]
-        last = ours.run(arguments.steps, by_part=True)
-        median = statistics.median(alone)
-        print(table_row("ours", ours.setup, tokens, median, last, [], arguments.steps, mfu), flush=True)
-        for side in arguments.sides:
-            try:
-                found = compare(ours, side, arguments)
-            except Uncompiled:
-                raise
-            except RuntimeError as error:
-                print(f"| {error} |", flush=True)
-                continue
-            figures = (found["seconds"], found["last"], found["ratios"])
-            print(table_row(side, found["setup"], tokens, *figures, arguments.steps, mfu), flush=True)
-    finally:
-        ours.stop()
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+    session = Session(arguments, functools.partial(table_row, tokens=tokens, num_steps=arguments.steps, mfu=mfu))
+    session.measure(arguments.sides)
+    if session.failures:
+        sys.exit(f"train_step: failed, the other rows stand: {'; '.join(session.failures)}")
 
 
 def table_row(
     side: str,
     setup: Setup,
-    tokens: int,
     seconds: float,
     last: Timing,
     ratios: list[float],
+    *,
+    tokens: int,
     num_steps: int,
     mfu: Callable[[float], str],
 ) -> str:
@@ -202,7 +250,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Uncompiled as error:
-        sys.exit(f"train_step: {error}")
+    main()

@@ -60,6 +60,8 @@ def serve(
         while (request := connection.recv()) is not None:
             num_steps, by_part = request
             connection.send(_run(step, trainer, num_steps, by_part))
+    except EOFError:  # the benchmark was ended
+        pass
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
     finally:

@@ -171,9 +171,9 @@ def learning_rate_phases(schedule: LearningRateSection, train_steps: int) -> tup
     )
 
 
-def tokens_per_second_per_gpu(flops_per_token: float, utilisation: float, peak_flops: float = A100_PEAK_FLOPS) -> float:
-    """Return the tokens per second of one GPU that computes at ``utilisation`` (0 to 1) of ``peak_flops``."""
-    return utilisation * peak_flops / flops_per_token
+def tokens_per_second_per_gpu(flops_per_token: float, utilisation: float) -> float:
+    """Return the tokens per second of one A100 that computes at ``utilisation`` (0 to 1) of its peak."""
+    return utilisation * A100_PEAK_FLOPS / flops_per_token
 
 
 def training_seconds(num_tokens: int, rate: float, num_gpus: int) -> float:

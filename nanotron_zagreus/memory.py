@@ -10,8 +10,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from nanotron_zagreus.arithmetic import DTYPE_BYTES as _DTYPE_BYTES
-from nanotron_zagreus.arithmetic import count_parameters
+from nanotron_zagreus.arithmetic import DTYPE_BYTES, count_parameters
 from nanotron_zagreus.config.pipeline import layers_per_pipeline_rank
 from nanotron_zagreus.config.reliability import CheckpointKeepingSection
 from nanotron_zagreus.config.sections import CheckpointsSection, Config
@@ -66,7 +65,7 @@ def _estimate_rank(config: Config, pp_rank: int) -> MemoryEstimate:
     optimizer, dp = config.optimizer, config.parallelism.dp
     accumulation = config.tokens.batch_accumulation_per_replica
     num_parameters = _num_parameters(config, pp_rank)
-    dtype_bytes = _DTYPE_BYTES[config.model.dtype]
+    dtype_bytes = DTYPE_BYTES[config.model.dtype]
     in_fp32 = optimizer.accumulate_grad_in_fp32
     replicas = dp if optimizer.zero_stage else 1
     moment_bytes = _FP32_BYTES if in_fp32 else dtype_bytes
@@ -121,7 +120,7 @@ def _total(config: Config, micro_batch_size: int, recompute: bool) -> int:
 def checkpoint_bytes(config: Config) -> int:
     """Return the bytes of one checkpoint: parameters, both moments, and the fp32 master weights where there are any."""
     num_parameters = count_parameters(config.model.model_config, config.padded_vocab_size).total
-    dtype_bytes = _DTYPE_BYTES[config.model.dtype]
+    dtype_bytes = DTYPE_BYTES[config.model.dtype]
     state_bytes = 3 * _FP32_BYTES if config.optimizer.accumulate_grad_in_fp32 else 2 * dtype_bytes
     return num_parameters * (dtype_bytes + state_bytes)
 
@@ -178,7 +177,7 @@ def _activation_bytes(config: Config, pp_rank: int) -> int:
     keeps no scores.
     """
     model, parallelism, tokens = config.model.model_config, config.parallelism, config.tokens
-    dtype_bytes = _DTYPE_BYTES[config.model.dtype]
+    dtype_bytes = DTYPE_BYTES[config.model.dtype]
     width = model.num_attention_heads * model.head_dim
     compiled = config.compiles_blocks("cuda")
     around_norms = 2 * model.hidden_size * (dtype_bytes if compiled else _FP32_BYTES + 2 * dtype_bytes)
@@ -199,7 +198,7 @@ def _workspace_bytes(config: Config, pp_rank: int) -> int:
 
     The gradients of gate, up and their product, the product, and three hidden states.
     """
-    model, tokens, dtype_bytes = config.model.model_config, config.tokens, _DTYPE_BYTES[config.model.dtype]
+    model, tokens, dtype_bytes = config.model.model_config, config.tokens, DTYPE_BYTES[config.model.dtype]
     num_tokens = tokens.micro_batch_size * tokens.sequence_length
     made = num_tokens * dtype_bytes * (4 * model.intermediate_size + 3 * model.hidden_size) // config.parallelism.tp
     is_last = pp_rank == config.parallelism.pp - 1
@@ -222,7 +221,7 @@ def _logits_bytes(config: Config) -> int:
     in place, and per micro-batch in flight the gradients that wait: of the weight in fp32, of the hidden states in
     model.dtype. Where the chunks cannot be compiled (a warning says so), fp32 copies of one come on top.
     """
-    tokens, dtype_bytes = config.tokens, _DTYPE_BYTES[config.model.dtype]
+    tokens, dtype_bytes = config.tokens, DTYPE_BYTES[config.model.dtype]
     num_tokens = tokens.micro_batch_size * tokens.sequence_length
     columns = math.ceil(config.padded_vocab_size / config.parallelism.tp)
     if config.zagreus.cross_entropy == "plain":
@@ -237,4 +236,4 @@ def _chunk_bytes(config: Config) -> int:
     rows = config.tokens.micro_batch_size * config.tokens.sequence_length
     if config.zagreus.cross_entropy == "chunked":
         rows = min(rows, _ROWS_PER_CHUNK)
-    return rows * math.ceil(config.padded_vocab_size / config.parallelism.tp) * _DTYPE_BYTES[config.model.dtype]
+    return rows * math.ceil(config.padded_vocab_size / config.parallelism.tp) * DTYPE_BYTES[config.model.dtype]

@@ -13,7 +13,7 @@ from pathlib import Path
 from nanotron_zagreus.arithmetic import count_parameters, decay_span, learning_rate_at, learning_rate_phases
 from nanotron_zagreus.config.model import ExistingCheckpointSection, RandomInitSection
 from nanotron_zagreus.config.sections import Config
-from nanotron_zagreus.units import human_count
+from nanotron_zagreus.units import first_few, human_count
 
 _LARGE_TOKENS_PER_PARAMETER = 1000
 """Fifty times the compute-optimal 20 tokens per parameter (Hoffmann et al., arXiv:2203.15556)."""
@@ -45,7 +45,7 @@ def token_budget(config: Config) -> str | None:
 
 def steps_at_minimum(config: Config) -> str | None:
     """Say how much of the run trains at the lowest learning rate."""
-    last = _phases(config)[-1]
+    last = learning_rate_phases(config.optimizer.learning_rate_scheduler, config.tokens.train_steps)[-1]
     if last.name != "minimum":
         return None
     share = last.num_steps / config.tokens.train_steps
@@ -169,9 +169,9 @@ def missing_data(config: Config, but: Collection[Path] = ()) -> str | None:
     empty = [folder for folder in asked if folder.is_dir() and next(folder.rglob("*.ds"), None) is None]
     parts = []
     if missing:
-        parts.append(f"{len(missing)} of {len(folders)} folders do not exist here ({_some(missing)})")
+        parts.append(f"{len(missing)} of {len(folders)} folders do not exist here ({first_few(missing, 2)})")
     if empty:
-        parts.append(f"{len(empty)} hold no .ds file ({_some(empty)})")
+        parts.append(f"{len(empty)} hold no .ds file ({first_few(empty, 2)})")
     if not parts:
         return None
     return f"data_stages: {'; '.join(parts)}; make them with `zagreus tokenize`"
@@ -185,7 +185,7 @@ def missing_tokenizer(config: Config, hf_home: Path | None = None) -> str | None
     absent = f"tokenizer.tokenizer_name_or_path: {name} does not exist here: no such folder or file; check the path"
     if not _may_be_hub_id(name, config):
         return absent
-    if _is_cached(name, config.tokenizer.tokenizer_revision, hf_home):
+    if _is_cached(name, hf_home):
         return None
     if "/" in name and Path(name.partition("/")[0]).is_dir():
         return absent
@@ -230,10 +230,6 @@ def _collect(checks: tuple[_Check, ...], config: Config) -> tuple[str, ...]:
     return tuple(remark for check in checks if (remark := check(config)) is not None)
 
 
-def _phases(config: Config) -> tuple:
-    return learning_rate_phases(config.optimizer.learning_rate_scheduler, config.tokens.train_steps)
-
-
 def _may_be_hub_id(name: str, config: Config) -> bool:
     """Say whether a name without a file may be `owner/name` or `name` on the hub.
 
@@ -251,16 +247,11 @@ def _may_be_hub_id(name: str, config: Config) -> bool:
     return not name.endswith(".json") and not in_own_folder
 
 
-def _is_cached(name: str, revision: str | None, hf_home: Path | None) -> bool:
+def _is_cached(name: str, hf_home: Path | None) -> bool:
     """Say whether the hub repository ``name`` lies in the local cache with a tokenizer."""
     import huggingface_hub
 
     files = ("tokenizer.json", "tokenizer.model", "vocab.json")
     cache = None if hf_home is None else hf_home / "hub"
-    found = (huggingface_hub.try_to_load_from_cache(name, file, cache_dir=cache, revision=revision) for file in files)
+    found = (huggingface_hub.try_to_load_from_cache(name, file, cache_dir=cache) for file in files)
     return any(isinstance(path, str) for path in found)
-
-
-def _some(paths: list[Path]) -> str:
-    shown = ", ".join(map(str, paths[:2]))
-    return shown if len(paths) <= 2 else f"{shown}, …"

@@ -51,7 +51,7 @@ def locate_tokenizer(name: str | Path) -> LocatedTokenizer:
     return LocatedTokenizer(folder / MAIN_FILE, tuple(path for path in siblings if path.is_file()))
 
 
-def locate_here(name: str, revision: str | None = None) -> LocatedTokenizer | None:
+def locate_here(name: str) -> LocatedTokenizer | None:
     """Return the files of the tokenizer called ``name`` if they are on this machine; nothing is fetched.
 
     Raises:
@@ -63,7 +63,7 @@ def locate_here(name: str, revision: str | None = None) -> LocatedTokenizer | No
     from huggingface_hub.utils import HFValidationError
 
     try:
-        found = try_to_load_from_cache(name, MAIN_FILE, revision=revision)
+        found = try_to_load_from_cache(name, MAIN_FILE)
     except HFValidationError:  # a path, to nothing
         return None
     return locate_tokenizer(found) if isinstance(found, str) else None

@@ -1,6 +1,8 @@
-"""Write quantities for people: counts, bytes and durations, three significant digits."""
+"""Write for people: counts, bytes and durations with three significant digits, and lists that may be long."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def human_count(number: float) -> str:
@@ -21,6 +23,12 @@ def human_duration(seconds: float) -> str:
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
     first = next((index for index, (value, _) in enumerate(parts) if value), len(parts) - 1)
     return " ".join(f"{value} {unit}" for value, unit in parts[first : first + 2] if value) or "0 s"
+
+
+def first_few(names: Sequence[object], most: int) -> str:
+    """Return the first ``most`` of ``names``, and how many more there are: a, b and 3 more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def _scaled(number: float, suffixes: tuple[str, ...]) -> str:

@@ -135,7 +135,7 @@ def _unseen_figures(folder: Path) -> list[tuple[str, str]]:
 
 def read_losses(metrics_file: Path) -> dict[int, float]:
     """Return the loss in nats per token of each step; of a step trained twice, the last line counts."""
-    records = [json.loads(line) for line in metrics_file.read_text().splitlines()]
+    records = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
     return {record["iteration"]: record["lm_loss"] for record in records if "lm_loss" in record}
 
 

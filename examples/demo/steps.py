@@ -53,7 +53,10 @@ class Journal:
             if output.exists() and any(output.iterdir()):
                 raise InputError(f"{output}: holds files that the demo did not make; move them, or run elsewhere")
             return cls(path, fingerprint)
-        stored = json.loads(path.read_text())
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not readable as JSON ({error}); remove {output} to start clean") from error
         if stored["fingerprint"] == fingerprint:
             return cls(path, fingerprint, stored["seconds"])
         console.print(f"The demo's files have changed since {output} was made: starting clean.")

@@ -108,6 +108,11 @@ class Architecture:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def first_eos_token_id(self) -> int | None:
+        """The one end of text that training knows."""
+        return self.eos_token_id[0] if isinstance(self.eos_token_id, tuple) else self.eos_token_id
+
+    @property
     def num_parameters(self) -> int:
         """Parameters, the tied embedding counted once, padded rows included."""
         attention = 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)

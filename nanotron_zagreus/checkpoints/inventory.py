@@ -40,7 +40,7 @@ def describe_steps(root: Path) -> list[dict[str, Any]]:
         try:
             manifest = read_manifest(step_folder(root, step))
             topology = manifest["topology"]
-            row["samples"] = manifest["consumed_samples"]
+            row["samples"] = manifest.get("consumed_samples")
             row["topology"] = " ".join(f"{name}={topology[name]}" for name in ("dp", "tp", "pp"))
             row["bytes"] = sum(record.bytes for record in verify(step_folder(root, step), hashes=False))
             row["state"] = "whole"

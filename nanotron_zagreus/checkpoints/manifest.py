@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: what it must hold, byte for byte.
 
 Written last, with a hash of itself; a folder without one is not ours or not whole. Upstream's checkpoints have
-none, and are read without this protection.
+none, and are read without this protection. That of an import has no step: nothing was trained.
 """
 
 from __future__ import annotations
@@ -40,6 +40,14 @@ class FileRecord:
     sha256: str
 
 
+def records_of(folder: Path) -> list[FileRecord]:
+    """Return a record of every file in ``folder``; each is read."""
+    return [
+        FileRecord(path=name, bytes=(folder / name).stat().st_size, sha256=hash_file(folder / name))
+        for name in _files_under(folder)
+    ]
+
+
 def write_manifest(folder: Path, files: Iterable[FileRecord], facts: dict[str, Any]) -> None:
     """Write the manifest, durably and last.
 
@@ -71,8 +79,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     if path.is_symlink() or not path.is_file():
         raise MissingInputError(
-            f"{path}: no manifest there; the checkpoint is not whole, or no run of this project saved it: an "
-            "imported one has none, nor has another Nanotron's"
+            f"{path}: no manifest there; the checkpoint is not whole, or it is not this project's: another Nanotron's "
+            "has none"
         )
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes are too many for a manifest")

@@ -14,7 +14,7 @@ from nanotron_zagreus.checkpoints import layout
 from nanotron_zagreus.checkpoints.architecture import Architecture, read_json, read_nanotron_architecture
 from nanotron_zagreus.config.model import ExistingCheckpointSection, ModelSection
 from nanotron_zagreus.config.sections import Config
-from nanotron_zagreus.config.yaml_text import parse_yaml
+from nanotron_zagreus.config.yaml_text import parse_yaml, section_of
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 _FIELD = "model.init_method.path"
@@ -68,12 +68,6 @@ def find_starting_weights(config: Config) -> Path | None:
     return folder
 
 
-def goes_on(config: Config) -> bool:
-    """Say whether the run goes on from a checkpoint, as far as names tell: nothing of it is read."""
-    resume, own = config.checkpoints.resume_checkpoint_path, config.checkpoints.checkpoints_path
-    return resume is not None and (str(resume) != "auto" or bool(layout.list_steps(own)))
-
-
 def declared_vocab_size(folder: Path, arch: Architecture, config: dict[str, Any]) -> int | None:
     """Return the rows that a checkpoint's run was configured with, before padding; None where nothing tells.
 
@@ -85,7 +79,7 @@ def declared_vocab_size(folder: Path, arch: Architecture, config: dict[str, Any]
         arch: what its model_config.json holds, padding included.
         config: its config.yaml as plain data.
     """
-    declared: Any = _section(_section(config, "model"), "model_config").get("vocab_size")
+    declared: Any = section_of(section_of(config, "model"), "model_config").get("vocab_size")
     if (folder / layout.CONVERSION_FILE).is_file():
         declared = read_json(folder / layout.CONVERSION_FILE).get("source_vocab_size", declared)
     elif not (folder / layout.MANIFEST_FILE).is_file() and declared == arch.vocab_size:
@@ -99,7 +93,7 @@ def _vocabulary_difference(folder: Path, arch: Architecture, model: ModelSection
     declared = declared_vocab_size(folder, arch, config)
     if declared is not None:
         return None if declared == wanted else _differs(declared, wanted)
-    divisible_by = _section(config, "model").get("make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
+    divisible_by = section_of(config, "model").get("make_vocab_size_divisible_by", model.make_vocab_size_divisible_by)
     multiple = _tensor_parallel_size(folder) * (divisible_by if isinstance(divisible_by, int) else 1)
     padded = -(-wanted // max(multiple, 1)) * max(multiple, 1)
     if stored in (wanted, padded):
@@ -117,11 +111,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         return parse_yaml((folder / layout.CONFIG_FILE).read_text(encoding="utf-8", errors="replace"), "config.yaml")
     except (FileNotFoundError, InputError):
         return {}
-
-
-def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
-    section = data.get(name)
-    return section if isinstance(section, dict) else {}
 
 
 def _tensor_parallel_size(folder: Path) -> int:

@@ -26,13 +26,13 @@ from nanotron_zagreus.errors import (
     VerificationError,
     WorkError,
 )
+from nanotron_zagreus.utf8_mode import restart_in_utf8
 
 app = typer.Typer(
     name="zagreus",
     help="Train small bilingual language models from scratch: tokenize, mix, train, convert, evaluate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -73,6 +73,7 @@ def _global_options(
 
 def main() -> None:
     """Run the command line; the console script's entry point."""
+    restart_in_utf8()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or os.environ.get("ZAGREUS_DEBUG") == "1"
     # Accepted anywhere on the line: a user adds it at the end of the command that failed.

@@ -46,6 +46,7 @@ def check(
     from nanotron_zagreus.errors import InputError, VerificationError
     from nanotron_zagreus.plan import make_plan
     from nanotron_zagreus.resources import find_config
+    from nanotron_zagreus.slurm.duration import assumed_rate, checked_rate
     from nanotron_zagreus.training.outlook import Outlook, look_ahead
 
     file = find_config(config_file).resolve()
@@ -60,7 +61,8 @@ def check(
     network, rate = None, None
     if network_gbits is not None:
         network = Network(gigabits_per_second=network_gbits, gpus_per_node=gpus_per_node)
-        rate = _rate(config, tokens_per_second_per_gpu)
+        given = tokens_per_second_per_gpu
+        rate = assumed_rate(config) if given is None else checked_rate(given)
     plan = make_plan(config, network, rate)
     plan = replace(plan, machine_notices=(*plan.machine_notices, *outlook.notices))
     if as_json:
@@ -70,20 +72,6 @@ def check(
         _print_plan(plan, [*rows, *([] if network is None else _network_rows(plan, network, rate))])
     if refusal is not None:
         raise refusal
-
-
-def _rate(config: Config, given: float | None) -> float:
-    """Return tokens per second and GPU: what was given, or what `zagreus slurm` assumes too."""
-    from nanotron_zagreus.arithmetic import count_flops_per_token, tokens_per_second_per_gpu
-    from nanotron_zagreus.errors import InputError
-    from nanotron_zagreus.slurm.duration import ASSUMED_UTILISATION
-
-    if given is None:
-        flops = count_flops_per_token(config.model.model_config, config.tokens.sequence_length).causal
-        return tokens_per_second_per_gpu(flops, ASSUMED_UTILISATION)
-    if not given > 0:
-        raise InputError(f"--tokens-per-second-per-gpu: got {given}, expected a positive number")
-    return given
 
 
 def _engine_row(config: Config) -> tuple[str, str]:

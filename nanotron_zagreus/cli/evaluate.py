@@ -144,7 +144,7 @@ def progress(
         tables = _tables(results, suite=suite, published=published, tokens_per_step=tokens_per_step, limit=limit)
         _print_tables(tables, output_format)
         if plot is not None:
-            draw_tables(tables, plot)
+            _tell(f"drawn: {', '.join(map(str, draw_tables(tables, plot)))}")
 
     if watch is None:
         show()

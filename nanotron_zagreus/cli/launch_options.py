@@ -46,6 +46,9 @@ class LaunchOptions:
     eos: Annotated[
         bool, typer.Option("--eos/--no-eos", help="For --tokenize: an end-of-text token (published: no).")
     ] = False
+    max_failures: Annotated[
+        int, typer.Option("--max-failures", min=0, help="For --tokenize: a source's documents that may be unreadable.")
+    ] = 0
     convert: Annotated[
         Path | None, typer.Option("--convert", help="Then convert every checkpoint into this folder.")
     ] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,6 @@ def plan_launch(launch: LaunchOptions) -> RunPlan:
     Raises:
         InputError: the options, the configuration or the site are wrong.
     """
-    import dataclasses
-
     from nanotron_zagreus.config import load_config
     from nanotron_zagreus.slurm.checks import check_launch
     from nanotron_zagreus.slurm.run_plan import make_run_plan
@@ -57,8 +56,6 @@ def plan_launch(launch: LaunchOptions) -> RunPlan:
 
 def _refused_start(config: Config) -> str | None:
     """Say what the training would refuse to begin with; a job goes on by itself, whatever the configuration says."""
-    import dataclasses
-
     from nanotron_zagreus.errors import InputError, VerificationError
     from nanotron_zagreus.slurm.jobs import AUTO
     from nanotron_zagreus.training.outlook import look_ahead
@@ -127,6 +124,7 @@ def _chain(launch: LaunchOptions) -> Chain:
     return Chain(
         sources=tuple(map(TextSource.parse, launch.tokenize or ())),
         eos=launch.eos,
+        max_failures=launch.max_failures,
         hf_folder=launch.convert,
         convert_options=launch.convert_options.strip(),
         suite=launch.evaluate,

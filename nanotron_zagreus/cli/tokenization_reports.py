@@ -16,9 +16,10 @@ def print_outcome(output: Path, outcome: Outcome) -> None:
     """Print one line about a source, and a line for every reason why tasks encoded with tokenizers."""
     encoders = " and ".join(outcome.encoders) or "nothing"
     empty = f" ({outcome.empty:,} empty ones left out)" if outcome.empty else ""
+    unread = f", {outcome.failures:,} left out because they cannot be read" if outcome.failures else ""
     print(
         f"{output}: {outcome.num_complete} of {outcome.num_tasks} tasks, {outcome.documents:,} documents{empty}, "
-        f"{outcome.tokens:,} tokens, with {encoders}"
+        f"{outcome.tokens:,} tokens{unread}, with {encoders}"
         + "".join(f"; tokenizers because {reason}" for reason in outcome.fallbacks)
     )
     for mismatch in outcome.mismatches:

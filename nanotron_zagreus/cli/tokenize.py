@@ -48,6 +48,13 @@ def tokenize(
     redo_failed: Annotated[
         bool, typer.Option("--redo-failed", help="Also do the tasks again that left something out.")
     ] = False,
+    max_failures: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Documents of a source that may be unreadable, and left out, without exit code 1; default: none.",
+        ),
+    ] = 0,
     slurm_partition: Annotated[str | None, typer.Option(help="For --executor slurm, as all --slurm options.")] = None,
     slurm_time: Annotated[str, typer.Option(help="Time limit of a task.")] = "20:00:00",
     slurm_account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
@@ -85,7 +92,7 @@ def tokenize(
             workers=workers, redo_failed=redo_failed, as_json=as_json,
         )  # fmt: skip
     else:
-        _run_here(jobs, workers=workers, redo_failed=redo_failed, as_json=as_json)
+        _run_here(jobs, workers=workers, redo_failed=redo_failed, max_failures=max_failures, as_json=as_json)
 
 
 def _check_choices(encoder: str, executor: str, *, runs_here: bool) -> None:
@@ -174,7 +181,9 @@ def _submit(
         print(json.dumps(submitted, indent=1))
 
 
-def _run_here(jobs: list[TokenizationJob], *, workers: int | None, redo_failed: bool, as_json: bool) -> None:
+def _run_here(
+    jobs: list[TokenizationJob], *, workers: int | None, redo_failed: bool, max_failures: int, as_json: bool
+) -> None:
     """Tokenize source after source; one that fails ends with an error when all have been tried."""
     from dataclasses import asdict
 
@@ -196,7 +205,7 @@ def _run_here(jobs: list[TokenizationJob], *, workers: int | None, redo_failed: 
         if not as_json:
             print_outcome(output, outcome)
         outcomes.append({"output": str(output), **asdict(outcome)})
-        problems += problems_of(prepared, outcome)
+        problems += problems_of(prepared, outcome, max_failures=max_failures)
     if as_json:
         print(json.dumps(outcomes, indent=1))
     if problems:

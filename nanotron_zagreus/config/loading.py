@@ -1,8 +1,9 @@
-"""Read and write the training YAML: text to Config and back."""
+"""Read and write the training YAML, text to Config and back; and read the smaller YAML files beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
@@ -12,6 +13,8 @@ from nanotron_zagreus.config.sections import Config
 from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.resources import find_config
+
+T = TypeVar("T")
 
 _RECIPE_KEYS = {"tokenizer", "sources"}
 """What a recipe of data cannot do without; `data.recipe` reads it."""
@@ -27,11 +30,7 @@ def load_config(path: str | Path) -> Config:
         InputError: anything wrong with it, named by field, value, rule and next action.
     """
     file = find_config(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    return load_config_text(text, origin=str(file))
+    return load_config_text(_read_text(file), origin=str(file))
 
 
 def load_config_text(text: str, origin: str) -> Config:
@@ -55,6 +54,26 @@ def load_config_text(text: str, origin: str) -> Config:
     return config
 
 
+def load_section(cls: type[T], file: Path) -> T:
+    """Return the dataclass ``cls`` that a YAML file of its own holds: a recipe, a site, a card's details.
+
+    Raises:
+        InputError: anything wrong with it, after the file's name.
+    """
+    data = parse_yaml(_read_text(file), str(file))
+    try:
+        return build(cls, data)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
 def dump_config(config: Config) -> str:
     """Return YAML text from which :func:`load_config_text` rebuilds ``config`` exactly."""
     return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error

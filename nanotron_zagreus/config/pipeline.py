@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 
-def layers_per_pipeline_rank(num_layers: int, layer_cost: int, head_cost: int, pp: int) -> list[int] | None:
-    """Return how many decoder layers each rank gets, or None when the last rank would get no block at all.
+def block_ranks(num_layers: int, layer_cost: int, head_cost: int, pp: int) -> list[int]:
+    """Return the rank of each block in the engine's order: embedding, decoder layers, final norm, output head.
 
-    nanotron 0.4 (models/base.py, build_model) walks embedding, layers, final norm and output head in order and
-    moves on to the next rank once the costs so far exceed that rank's even share; it takes the head to stand on
-    the last rank, which a heavy head prevents.
+    nanotron 0.4 (models/base.py, build_model) walks them in order and moves on to the next rank once the costs so far
+    exceed that rank's even share.
 
     Args:
         num_layers: decoder layers.
@@ -16,14 +15,19 @@ def layers_per_pipeline_rank(num_layers: int, layer_cost: int, head_cost: int, p
         pp: pipeline ranks.
     """
     total = num_layers * layer_cost + head_cost
-    costs = [0, *[layer_cost] * num_layers, 0, head_cost]
-    layers = [0] * pp
-    rank, so_far = 0, 0
-    for index, cost in enumerate(costs):
+    ranks, rank, so_far = [], 0, 0
+    for cost in (0, *[layer_cost] * num_layers, 0, head_cost):
+        ranks.append(rank)
         so_far += cost
-        head_rank = rank
-        if 0 < index <= num_layers:
-            layers[rank] += 1
         if so_far > total * ((rank + 1) / pp):
             rank += 1
-    return layers if head_rank == pp - 1 else None
+    return ranks
+
+
+def layers_per_pipeline_rank(num_layers: int, layer_cost: int, head_cost: int, pp: int) -> list[int] | None:
+    """Return how many decoder layers each rank gets, or None when the last rank would get no block at all.
+
+    The engine takes the head to stand on the last rank, which a heavy head prevents. Arguments as of `block_ranks`.
+    """
+    ranks = block_ranks(num_layers, layer_cost, head_cost, pp)
+    return [ranks[1:-2].count(rank) for rank in range(pp)] if ranks[-1] == pp - 1 else None

@@ -41,6 +41,12 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     return data
 
 
+def section_of(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of plain data that nobody has checked; empty where there is none, or something else there."""
+    section = data.get(name)
+    return section if isinstance(section, dict) else {}
+
+
 class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses what YAML 1.1 reads in a way nobody means.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import Any
 from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.checkpoints.layout import is_step_folder
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
+from nanotron_zagreus.config.yaml_text import section_of
 from nanotron_zagreus.conversion.record import last_part, public_name
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
+from nanotron_zagreus.units import first_few
 
 _NOT_METRICS = ("alias", "name", "sample_len")
-_OWN_SECTION = "zagreus"
-"""Where `zagreus evaluate` says what lm-eval does not record."""
+OWN_SECTION = "zagreus"
+"""Key under which a result file holds what lm-eval does not record; `zagreus evaluate` writes it."""
 _MAX_NAMED = 4
 
 ResultRank = tuple[bool, int, float]
@@ -102,10 +104,15 @@ def read_scores(path: Path, model: EvaluatedModel) -> tuple[list[Score], list[st
                 counting[task] = rank, _task_scores(task, metrics, data)
     scores = [score for _, found in counting.values() for score in found]
     if not scores and foreign:
-        raise InputError(f"{path}: no results of {model.names[0]}, only of {_some(foreign)}; give its own results")
+        raise InputError(
+            f"{path}: no results of {model.names[0]}, only of {first_few(list(foreign), _MAX_NAMED)}; give its own "
+            "results"
+        )
     # Kept in what is published: without the paths of this machine.
-    others = dict.fromkeys(foreign.values())
-    notices = [f"{last_part(path)}: results of {_some(others)} left out: another model's"] if foreign else []
+    others = list(dict.fromkeys(foreign.values()))
+    notices = (
+        [f"{last_part(path)}: results of {first_few(others, _MAX_NAMED)} left out: another model's"] if foreign else []
+    )
     return sorted(scores, key=lambda score: (score.task, score.metric)), notices
 
 
@@ -122,6 +129,12 @@ def result_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(found)
 
 
+def model_arguments(config: Mapping[str, Any]) -> Any:
+    """Return the model's arguments in a result file's `config`, by name also where lm-eval was given them as text."""
+    arguments = config.get("model_args")
+    return dict(part.partition("=")[::2] for part in arguments.split(",")) if isinstance(arguments, str) else arguments
+
+
 def rank_of_result(limit: float | None, num_documents: int | None, newness: float) -> ResultRank:
     """Return what orders the results of one task: those on all documents last, and the newest last among equals.
 
@@ -135,9 +148,7 @@ def rank_of_result(limit: float | None, num_documents: int | None, newness: floa
 
 
 def _rank(task: str, data: dict[str, Any], file: Path) -> ResultRank:
-    date, counts = data.get("date"), data.get("n-samples")
-    count = counts.get(task) if isinstance(counts, dict) else None
-    num_documents = count.get("effective") if isinstance(count, dict) else None
+    date, num_documents = data.get("date"), section_of(section_of(data, "n-samples"), task).get("effective")
     return rank_of_result(
         _limit(data),
         num_documents if isinstance(num_documents, int) else None,
@@ -146,19 +157,13 @@ def _rank(task: str, data: dict[str, Any], file: Path) -> ResultRank:
 
 
 def _limit(data: dict[str, Any]) -> float | None:
-    config = data.get("config")
-    limit = config.get("limit") if isinstance(config, dict) else None
+    limit = section_of(data, "config").get("limit")
     return float(limit) if isinstance(limit, int | float) else None
 
 
 def _model_of(data: dict[str, Any]) -> tuple[str | None, int | None]:
     """Return the path or hub id of the model in a result file, and its step where the file says it."""
-    own = data.get(_OWN_SECTION)
-    own = own if isinstance(own, dict) else {}
-    config = data.get("config")
-    arguments = config.get("model_args") if isinstance(config, dict) else None
-    if isinstance(arguments, str):
-        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
+    own, arguments = section_of(data, OWN_SECTION), model_arguments(section_of(data, "config"))
     pretrained = arguments.get("pretrained") if isinstance(arguments, dict) else None
     name = own.get("source") or pretrained or data.get("model_name")
     step = own.get("step")
@@ -193,8 +198,7 @@ def _digest(checkpoint: Path) -> str | None:
 
 
 def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> list[Score]:
-    shots = data.get("n-shot")
-    num_shots = shots.get(task) if isinstance(shots, dict) else None
+    num_shots = section_of(data, "n-shot").get(task)
     found = []
     for key, value in metrics.items():
         name, _, filter_name = key.partition(",")
@@ -214,9 +218,3 @@ def _task_scores(task: str, metrics: dict[str, Any], data: dict[str, Any]) -> li
             )
         )
     return found
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more

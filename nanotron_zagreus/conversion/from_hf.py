@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from nanotron_zagreus import __version__
 from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.layout import METADATA_FILE, MODEL_CONFIG_FILE
+from nanotron_zagreus.checkpoints.manifest import records_of, write_manifest
 from nanotron_zagreus.checkpoints.model_shards_writing import Placement, write_tensor_shards
 from nanotron_zagreus.conversion.dtypes import Dtype, cast
 from nanotron_zagreus.conversion.hf_architecture import read_hf_architecture
@@ -72,7 +73,7 @@ def import_folder(
     dtype: Dtype | None = None,
     make_vocab_size_divisible_by: int = 1,
     verify: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ImportRecord:
     """Write the Llama in ``hf_folder`` as a checkpoint ``out``; the folder appears whole and verified or not at all.
 
@@ -95,21 +96,24 @@ def import_folder(
     check_outside(out, hf_folder)
     plan = _plan(hf_folder, tp, pp, engine, dtype, make_vocab_size_divisible_by)
     check_space(out, plan.padded.num_parameters * (2 if plan.dtype == "BF16" else 4) + (64 << 20))
-    report = progress or silent
     with staged_folder(out) as folder:
-        _write_tensors(folder, plan, report)
+        _write_tensors(folder, plan, progress)
         write_json(folder / MODEL_CONFIG_FILE, nanotron_model_config(plan.padded, engine))
         write_json(folder / METADATA_FILE, checkpoint_metadata(tp, engine))
         verification = None
         if verify:
-            report("verify", 0, 1)
+            progress("verify", 0, 1)
             from nanotron_zagreus.conversion.verify_import import verify_checkpoint
 
             verification = verify_checkpoint(folder, hf_folder, plan.arch, plan.dtype)
-            report("verify", 1, 1)
+            progress("verify", 1, 1)
         record = _record(plan, out, verification)
         write_json(folder / RECORD_FILE, dataclasses.asdict(record))
         (folder / MODEL_SECTION_FILE).write_text(section_text(record.model_section), encoding="utf-8")
+        topology = {"dp": 1, "tp": tp, "pp": pp}
+        write_manifest(
+            folder, records_of(folder), {"topology": topology, "versions": {"nanotron-zagreus": __version__}}
+        )
     return record
 
 

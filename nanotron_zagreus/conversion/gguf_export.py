@@ -16,6 +16,7 @@ from nanotron_zagreus.conversion.progress import Progress, silent
 from nanotron_zagreus.conversion.record import GGUFRecord, WrittenFile
 from nanotron_zagreus.conversion.tensor_reading import HFTensors
 from nanotron_zagreus.conversion.tokenizer_files import TokenizerFiles, find_tokenizer
+from nanotron_zagreus.conversion.weight_map import interleave
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.file_hash import hash_file
 
@@ -24,6 +25,11 @@ GGUFType = Literal["F32", "BF16", "Q8_0"]
 _Q8_BLOCK = 32
 """Weights that share one scale in Q8_0."""
 
+_OUTER_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
 _LAYER_NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -64,7 +70,7 @@ def write_gguf(
     gguf_type: GGUFType,
     *,
     verify: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> GGUFRecord:
     """Write `model-<type>.gguf` into a converted folder, one tensor in memory at a time; return its record.
 
@@ -76,7 +82,6 @@ def write_gguf(
 
     path = folder / gguf_file_name(gguf_type)
     tensors = HFTensors.open(folder)
-    report = progress or silent
     writer = gguf.GGUFWriter(path, "llama")
     _add_metadata(writer, folder, arch, gguf_type)
     kinds = {name: _stored_type(tensors.shapes[name], gguf_type) for name in tensors.names}
@@ -92,7 +97,7 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for done, (name, kind) in enumerate(kinds.items(), start=1):
-        report("gguf", done, len(kinds))
+        progress("gguf", done, len(kinds))
         weights = _interleave(name, tensors.read(name).float(), arch).numpy()
         writer.write_tensor_data(gguf.quantize(weights, kind))
     writer.close()
@@ -132,11 +137,8 @@ def _add_metadata(writer: Any, folder: Path, arch: Architecture, gguf_type: GGUF
 
 def _gguf_name(name: str) -> str:
     """Return GGUF's name of a Hugging Face tensor."""
-    outer = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    if name == "lm_head.weight":
-        return "output.weight"
-    if name in outer:
-        return outer[name]
+    if name in _OUTER_NAMES:
+        return _OUTER_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
     return f"blk.{layer}.{_LAYER_NAMES[rest.removesuffix('.weight')]}.weight"
 
@@ -144,9 +146,7 @@ def _gguf_name(name: str) -> str:
 def _interleave(name: str, weights: Any, arch: Architecture) -> Any:
     """Return q and k with each head's rows (i, i + head_dim/2) moved to (2i, 2i+1); other tensors as they are."""
     heads = {"q_proj": arch.num_attention_heads, "k_proj": arch.num_key_value_heads}.get(name.split(".")[-2])
-    if heads is None:
-        return weights
-    return weights.view(heads, 2, arch.head_dim // 2, -1).transpose(1, 2).reshape(weights.shape)
+    return weights if heads is None else interleave(weights, heads)
 
 
 def _stored_type(shape: tuple[int, ...], gguf_type: GGUFType) -> Any:

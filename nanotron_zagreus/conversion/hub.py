@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from nanotron_zagreus.conversion.gguf_export import GGUFType, gguf_file_name
 from nanotron_zagreus.conversion.model_card import CARD_FILE, name_repository
 from nanotron_zagreus.conversion.record import RECORD_FILE, read_conversion_record
+from nanotron_zagreus.conversion.tensor_reading import INDEX_FILE, SINGLE_FILE
 from nanotron_zagreus.errors import InputError, VerificationError, WorkError
 from nanotron_zagreus.file_hash import hash_file
 from nanotron_zagreus.hub_errors import first_line, hub_errors
@@ -41,9 +43,8 @@ class PushPlan:
     @property
     def removable(self) -> tuple[str, ...]:
         """Names that the converter gives to weights and this folder has not: a push removes them from the branch."""
-        single, index = "model.safetensors", "model.safetensors.index.json"
-        ggufs = [f"model-{kind}.gguf" for kind in ("F32", "BF16", "Q8_0")]
-        names = [name for name in (single, index, *ggufs) if name not in self.files]
+        ggufs = map(gguf_file_name, get_args(GGUFType))
+        names = [name for name in (SINGLE_FILE, INDEX_FILE, *ggufs) if name not in self.files]
         return (*names, "model-NNNNN-of-NNNNN.safetensors of another division")
 
     def stale(self, remote: Iterable[str]) -> list[str]:

@@ -15,14 +15,14 @@ from typing import Any
 
 from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.layout import replace_durably
+from nanotron_zagreus.config.loading import load_section
 from nanotron_zagreus.config.parsing import build
-from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.conversion.card_template import CARD_TEMPLATE
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
 from nanotron_zagreus.conversion.eval_scores import Score
 from nanotron_zagreus.conversion.hf_config import json_text
 from nanotron_zagreus.conversion.record import RECORD_FILE, is_hub_id, read_conversion_record
-from nanotron_zagreus.errors import InputError, MissingInputError
+from nanotron_zagreus.errors import MissingInputError
 
 CARD_FILE = "README.md"
 _LOADED = re.compile(r'(from_pretrained\()"[^"]*"(?:, revision="[^"]*")?')
@@ -84,11 +84,7 @@ def read_card_details(path: Path) -> CardDetails:
     """
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file of card details")
-    try:
-        return build(CardDetails, parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)))
-    except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+    return load_section(CardDetails, path)
 
 
 def write_model_card(folder: Path, details: CardDetails | None = None, scores: Sequence[Score] | None = None) -> None:

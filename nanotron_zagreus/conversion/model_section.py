@@ -23,13 +23,12 @@ def model_section(
         dtype: safetensors name of the weights' dtype.
         make_vocab_size_divisible_by: what the checkpoint was padded for, beside its tp.
     """
-    eos = arch.eos_token_id[0] if isinstance(arch.eos_token_id, tuple) else arch.eos_token_id
     return {
         "model": {
             "dtype": TORCH_NAMES[dtype],
             "init_method": {"path": str(checkpoint.absolute())},
             "make_vocab_size_divisible_by": make_vocab_size_divisible_by,
-            "model_config": asdict(arch) | {"eos_token_id": eos, "is_llama_config": True},
+            "model_config": asdict(arch) | {"eos_token_id": arch.first_eos_token_id, "is_llama_config": True},
         }
     }
 

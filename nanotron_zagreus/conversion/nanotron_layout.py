@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.checkpoints.model_shards_writing import Split
+from nanotron_zagreus.config.pipeline import block_ranks
 from nanotron_zagreus.conversion.weight_map import EMBEDDING, FINAL_NORM, LM_HEAD
 
 CheckpointFormat = Literal["0.4", "main"]
@@ -37,25 +38,13 @@ def tensor_split(name: str, heights: tuple[int, ...]) -> Split | None:
 
 
 def pipeline_ranks(arch: Architecture, pp: int) -> dict[str, int]:
-    """Return the pipeline rank of each block, keyed by the tensor-name prefix that names it.
-
-    The engine walks the blocks in order and moves to the next rank once the summed cost has passed that
-    rank's share; a decoder layer costs its matrices, the head its matrix, everything else nothing.
-    """
+    """Return the pipeline rank of each block, keyed by the tensor-name prefix that names it."""
     layer_cost = (
         4 * arch.num_attention_heads * arch.head_dim * arch.hidden_size + 3 * arch.intermediate_size * arch.hidden_size
     )
-    blocks: list[tuple[str, int]] = [(EMBEDDING, 0)]
-    blocks += [(f"model.decoder.{layer}.", layer_cost) for layer in range(arch.num_hidden_layers)]
-    blocks += [(FINAL_NORM, 0), (LM_HEAD, arch.vocab_size * arch.hidden_size)]
-    total = sum(cost for _, cost in blocks)
-    ranks, rank, spent = {}, 0, 0
-    for prefix, cost in blocks:
-        ranks[prefix] = rank
-        spent += cost
-        if spent > total * (rank + 1) / pp:
-            rank += 1
-    return ranks
+    layers = [f"model.decoder.{layer}." for layer in range(arch.num_hidden_layers)]
+    ranks = block_ranks(arch.num_hidden_layers, layer_cost, arch.vocab_size * arch.hidden_size, pp)
+    return dict(zip((EMBEDDING, *layers, FINAL_NORM, LM_HEAD), ranks, strict=True))
 
 
 def block_prefix(name: str) -> str:
@@ -67,9 +56,8 @@ def block_prefix(name: str) -> str:
 
 def nanotron_model_config(arch: Architecture, engine: CheckpointFormat) -> dict[str, Any]:
     """Return `model_config.json` as the engine writes it; 0.4's has the rotary keys this project adds."""
-    eos = arch.eos_token_id[0] if isinstance(arch.eos_token_id, tuple) else arch.eos_token_id
     config = dataclasses.asdict(arch) | {
-        "eos_token_id": eos,
+        "eos_token_id": arch.first_eos_token_id,
         "hidden_act": "silu",
         "is_llama_config": True,
         "pretraining_tp": 1,

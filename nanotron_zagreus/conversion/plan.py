@@ -69,6 +69,7 @@ def plan_conversion(
     checkpoint: Path,
     out: Path,
     tokenizer: str | Path,
+    *,
     dtype: Dtype | None,
     vocab_size: int | None,
     special_tokens: SpecialTokens,

@@ -81,7 +81,7 @@ def _known_tokenizer(config: Config, records: list[_Record]) -> _Known | None:
     """Return the tokenizer's files if they are here and of the data, else the data's record of it, else None."""
     hashes = {record.get("tokenizer_sha256") for _, record in records} - {None}
     name = config.tokenizer.tokenizer_name_or_path
-    located = locate_here(name, config.tokenizer.tokenizer_revision)
+    located = locate_here(name)
     if located is not None:
         files = read_tokenizer(name, located)
         if not hashes or files.sha256 in hashes:

@@ -21,7 +21,7 @@ from nanotron_zagreus.checkpoints.model_shards import ModelShards, open_model_sh
 from nanotron_zagreus.checkpoints.optimizer_shards import FOLDER as OPTIMIZER_FOLDER
 from nanotron_zagreus.checkpoints.optimizer_shards import OptimizerShards
 from nanotron_zagreus.checkpoints.starting_weights import declared_vocab_size
-from nanotron_zagreus.config.yaml_text import parse_yaml
+from nanotron_zagreus.config.yaml_text import parse_yaml, section_of
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES, cast
 from nanotron_zagreus.conversion.record import last_part
 from nanotron_zagreus.conversion.weight_map import nanotron_shapes
@@ -85,20 +85,15 @@ class SourceCheckpoint:
     @property
     def padding_multiple(self) -> int:
         """The vocabulary is padded to a multiple of this: tp x make_vocab_size_divisible_by."""
-        divisible_by = self.training_section("model").get("make_vocab_size_divisible_by", 1)
+        divisible_by = section_of(self.training_config, "model").get("make_vocab_size_divisible_by", 1)
         return self.shards.tp * (divisible_by if isinstance(divisible_by, int) and divisible_by > 0 else 1)
 
     @property
     def started_from(self) -> str | None:
         """Path of the checkpoint whose weights the run started from; None: from random ones, or not known."""
-        init = self.training_section("model").get("init_method")
+        init = section_of(self.training_config, "model").get("init_method")
         path = init.get("path") if isinstance(init, dict) else None
         return path if isinstance(path, str) else None
-
-    def training_section(self, name: str) -> dict[str, Any]:
-        """Return a section of the run's config.yaml, empty when it has none."""
-        section = self.training_config.get(name)
-        return section if isinstance(section, dict) else {}
 
 
 def open_checkpoint(path: Path, *, masters: bool = False) -> SourceCheckpoint:
@@ -129,8 +124,7 @@ def open_checkpoint(path: Path, *, masters: bool = False) -> SourceCheckpoint:
             f"{path}: checkpoint_metadata.json says tp = {metadata['tp']}, the shards are of tp = {shards.tp}; "
             "the folder mixes two runs"
         )
-    metas = metadata.get("metas")
-    metas = metas if isinstance(metas, dict) else {}
+    metas = section_of(metadata, "metas")
     training_config, more = _training_config(path / CONFIG_FILE)
     return SourceCheckpoint(
         path=path,

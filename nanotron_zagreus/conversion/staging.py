@@ -98,7 +98,7 @@ def sigterm_raised() -> Iterator[None]:
 
 def _flush(folder: Path) -> None:
     """Bring every file of ``folder`` to disk, so that the rename never shows a folder of empty files."""
-    for path in (*(path for path in folder.rglob("*")), folder):
+    for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

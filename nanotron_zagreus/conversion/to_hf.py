@@ -21,7 +21,7 @@ from nanotron_zagreus.conversion.hf_weights import write_weights
 from nanotron_zagreus.conversion.model_card import CardDetails, write_model_card
 from nanotron_zagreus.conversion.plan import Plan, SpecialTokens, plan_conversion
 from nanotron_zagreus.conversion.progress import Progress, silent
-from nanotron_zagreus.conversion.record import RECORD_FILE, ConversionRecord, last_part
+from nanotron_zagreus.conversion.record import RECORD_FILE, ConversionRecord, WrittenFile, last_part
 from nanotron_zagreus.conversion.staging import check_destination, check_space, staged_folder
 from nanotron_zagreus.conversion.tokenizer_files import write_tokenizer
 from nanotron_zagreus.conversion.training_figures import training_figures
@@ -46,7 +46,7 @@ def convert_checkpoint(
     gguf: GGUFType | None = None,
     card: CardDetails | None = None,
     results: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ConversionRecord:
     """Write ``checkpoint`` as a Hugging Face folder ``out``; the folder appears whole and verified or not at all.
 
@@ -73,11 +73,21 @@ def convert_checkpoint(
     """
     check_destination(out)
     plan = plan_conversion(
-        checkpoint, out, tokenizer, dtype, vocab_size, special_tokens, accept_tokenizer, masters, gguf, card, results
+        checkpoint,
+        out,
+        tokenizer,
+        dtype=dtype,
+        vocab_size=vocab_size,
+        special_tokens=special_tokens,
+        accept_tokenizer=accept_tokenizer,
+        masters=masters,
+        gguf=gguf,
+        card=card,
+        results=results,
     )
     check_space(out, plan.num_bytes)
     with staged_folder(out) as folder:
-        return _fill(folder, plan, max_file_bytes, verify, progress or silent)
+        return _fill(folder, plan, max_file_bytes, verify, progress)
 
 
 def _fill(folder: Path, plan: Plan, max_file_bytes: int | None, verify: bool, report: Progress) -> ConversionRecord:
@@ -86,7 +96,7 @@ def _fill(folder: Path, plan: Plan, max_file_bytes: int | None, verify: bool, re
     write_json(folder / "config.json", hf_config(plan.arch, plan.dtype))
     write_json(folder / "generation_config.json", generation_config(plan.arch))
     notices = [*plan.notices, *write_tokenizer(plan.tokenizer, folder, plan.arch)]
-    record = _record(plan, weights=weights, notices=tuple(notices))
+    record = _record(plan, weights, tuple(notices))
     if verify:
         from nanotron_zagreus.conversion.verify import verify_folder
 
@@ -115,7 +125,7 @@ def _producer(plan: Plan, report: Progress) -> Callable[[str], torch.Tensor]:
     return produce
 
 
-def _record(plan: Plan, **values: object) -> ConversionRecord:
+def _record(plan: Plan, weights: tuple[WrittenFile, ...], notices: tuple[str, ...]) -> ConversionRecord:
     source = plan.source
     return ConversionRecord(
         checkpoint=last_part(source.path),
@@ -132,11 +142,12 @@ def _record(plan: Plan, **values: object) -> ConversionRecord:
         dtype=plan.dtype,
         tokenizer=plan.tokenizer.public_name,
         tokenizer_sha256=plan.tokenizer.sha256,
+        weights=weights,
         training=training_figures(source.training_config, source.consumed_samples),
         started_from=None if source.started_from is None else last_part(source.started_from),
         card=None if plan.card is None else dataclasses.asdict(plan.card),
         scores=tuple(dataclasses.asdict(score) for score in plan.scores),
+        notices=notices,
         converter_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        **values,  # type: ignore[arg-type]
     )

@@ -178,9 +178,8 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture, unknown: set
     # No other token: what has a role is cut out of any text, and left out of what is generated.
     added = read_tokenizer_json(tokenizer.main).get("added_tokens") or []
     special = {token["id"]: token["content"] for token in added if token.get("special")}
-    for role in ("bos", "eos", "pad"):
-        index = getattr(arch, f"{role}_token_id")
-        index = index[0] if isinstance(index, tuple) else index
+    ids = {"bos": arch.bos_token_id, "eos": arch.first_eos_token_id, "pad": arch.pad_token_id}
+    for role, index in ids.items():
         if not config.get(f"{role}_token") and index in special:
             config[f"{role}_token"] = special[index]
     return config

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.config.yaml_text import section_of
 from nanotron_zagreus.conversion.record import public_name
 
 _SCHEDULE = (
@@ -26,14 +27,14 @@ def training_figures(config: dict[str, Any], consumed_samples: int | None) -> di
         config: a run's config.yaml as plain data.
         consumed_samples: windows of sequence_length tokens trained on so far.
     """
-    tokens, parallelism = _section(config, "tokens"), _section(config, "parallelism")
-    optimizer = _section(config, "optimizer")
-    schedule, factory = _section(optimizer, "learning_rate_scheduler"), _section(optimizer, "optimizer_factory")
+    tokens, parallelism = section_of(config, "tokens"), section_of(config, "parallelism")
+    optimizer = section_of(config, "optimizer")
+    schedule, factory = section_of(optimizer, "learning_rate_scheduler"), section_of(optimizer, "optimizer_factory")
     sequence_length = tokens.get("sequence_length")
-    tokenizer = _section(config, "tokenizer").get("tokenizer_name_or_path")
+    tokenizer = section_of(config, "tokenizer").get("tokenizer_name_or_path")
     figures = {
-        "run": _section(config, "general").get("run"),
-        "seed": _section(config, "general").get("seed"),
+        "run": section_of(config, "general").get("run"),
+        "seed": section_of(config, "general").get("seed"),
         "sequence_length_tokens": sequence_length,
         "tokens_per_step": _product(
             parallelism.get("dp"),
@@ -43,7 +44,7 @@ def training_figures(config: dict[str, Any], consumed_samples: int | None) -> di
         ),
         "tokens_trained": _product(consumed_samples, sequence_length),
         "train_steps_planned": tokens.get("train_steps"),
-        "dtype": _section(config, "model").get("dtype"),
+        "dtype": section_of(config, "model").get("dtype"),
         "parallelism": {name: parallelism[name] for name in ("dp", "tp", "pp") if name in parallelism} or None,
         "optimizer": factory.get("name"),
         "adam_betas": [factory["adam_beta1"], factory["adam_beta2"]] if "adam_beta2" in factory else None,
@@ -62,7 +63,7 @@ def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
     for stage in stages if isinstance(stages, list) else []:
         if not isinstance(stage, dict):
             continue
-        dataset = _section(_section(stage, "data"), "dataset")
+        dataset = section_of(section_of(stage, "data"), "dataset")
         folders: Any = dataset.get("dataset_folder")
         weights = dataset.get("dataset_weights")
         if isinstance(folders, dict):
@@ -86,10 +87,11 @@ def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
 def _groups(dataset: dict[str, Any]) -> list[tuple[str, Any, list[str]]]:
     """Return (name, target tokens, folders) of each group of sources, ordered by name."""
     groups = []
-    for name, group in sorted(_section(dataset, "dataset_groups").items()):
-        folders: Any = _section({"group": group}, "group").get("dataset_folder")
+    for name, group in sorted(section_of(dataset, "dataset_groups").items()):
+        group = group if isinstance(group, dict) else {}
+        folders: Any = group.get("dataset_folder")
         folders = folders if isinstance(folders, list) else [folders] if folders else []
-        groups.append((name, _section({"group": group}, "group").get("tokens"), [str(folder) for folder in folders]))
+        groups.append((name, group.get("tokens"), [str(folder) for folder in folders]))
     return groups
 
 
@@ -114,11 +116,6 @@ def _shortest_name(parts: tuple[str, ...], paths: set[tuple[str, ...]]) -> str:
         if sum(other[-length:] == parts[-length:] for other in paths) == 1:
             return "/".join(parts[-length:])
     return parts[-1]
-
-
-def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
-    section = data.get(name)
-    return section if isinstance(section, dict) else {}
 
 
 def _product(*factors: Any) -> int | None:

@@ -34,8 +34,7 @@ def verify_checkpoint(checkpoint: Path, hf_folder: Path, arch: Architecture, sto
     import transformers
 
     written, _ = read_nanotron_architecture(checkpoint / MODEL_CONFIG_FILE)
-    eos = arch.eos_token_id[0] if isinstance(arch.eos_token_id, tuple) else arch.eos_token_id
-    if replace(written, vocab_size=arch.vocab_size) != replace(arch, eos_token_id=eos):
+    if replace(written, vocab_size=arch.vocab_size) != replace(arch, eos_token_id=arch.first_eos_token_id):
         raise VerificationError(f"{MODEL_CONFIG_FILE}: reads back as {written}, the source is {arch}")
     shards = open_model_shards(checkpoint)
     shards.expect(nanotron_shapes(written))

@@ -94,10 +94,15 @@ def nanotron_tensors(
         for name, rows in sorted(members, key=lambda member: member[1].start):
             piece = read(name)
             if arch.rope_interleaved and rows.num_rotary_heads:
-                piece = _interleave(piece, rows.num_rotary_heads)
+                piece = interleave(piece, rows.num_rotary_heads)
             pieces.append(piece)
         heights = tuple(rows.stop - rows.start for _, rows in members)
         yield tensor, heights, pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def interleave(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Return rows ``[heads * head_dim, hidden]`` with each head's pairs (i, i + head_dim/2) moved to (2i, 2i+1)."""
+    return weight.view(num_heads, 2, -1, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
 def _layer_rows(arch: Architecture, layer: int) -> dict[str, Rows]:
@@ -121,10 +126,5 @@ def _layer_rows(arch: Architecture, layer: int) -> dict[str, Rows]:
 
 
 def _split_halves(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Return rows ``[heads * head_dim, hidden]`` with each head's pairs (2i, 2i+1) moved to (i, i + head_dim/2)."""
+    """Return the inverse of :func:`interleave`."""
     return weight.view(num_heads, -1, 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
-
-
-def _interleave(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Return the inverse of :func:`_split_halves`."""
-    return weight.view(num_heads, 2, -1, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)

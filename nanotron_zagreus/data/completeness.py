@@ -11,10 +11,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.data.plan_file import plan_path, read_plan
 from nanotron_zagreus.data.progress import read_results
 from nanotron_zagreus.data.shard_file import shard_name
 from nanotron_zagreus.data.shards import read_shard
 from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.units import first_few
 
 _MAX_NAMED = 5
 
@@ -30,12 +32,13 @@ def missing_parts(folder: Path, names: Collection[str]) -> list[str]:
         name for name in names if name.endswith((".ds.index", ".ds.metadata")) and name.rpartition(".")[0] not in names
     ]
     if orphans:
-        problems.append(f"{folder}: {_some(sorted(orphans))} without the .ds file; restore it, or remove what is left")
+        named = first_few(sorted(orphans), _MAX_NAMED)
+        problems.append(f"{folder}: {named} without the .ds file; restore it, or remove what is left")
     ranks = [rank for rank in range(_num_tasks(folder)) if shard_name(rank) not in names]
     ranks = [rank for rank in ranks if not _left_nothing(_result(folder, rank))]
     if ranks:
         problems.append(
-            f"{folder}: the shard of task {_some([str(rank) for rank in ranks])} of its {_num_tasks(folder)} tasks is "
+            f"{folder}: the shard of task {first_few(ranks, _MAX_NAMED)} of its {_num_tasks(folder)} tasks is "
             "missing; run its `zagreus tokenize` again to do what is missing (or remove its logs/plan.json if it is "
             "meant to stay a part)"
         )
@@ -69,13 +72,8 @@ def num_left_out(folder: Path) -> int:
 
 def _num_tasks(folder: Path) -> int:
     """Return the tasks of the folder's plan; 0 without one."""
-    path = folder / "logs" / "plan.json"
-    try:
-        return len(json.loads(path.read_text(encoding="utf-8"))["tasks"])
-    except FileNotFoundError:
-        return 0
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not readable as a plan ({error}); restore it, or remove it") from error
+    plan = read_plan(plan_path(folder))
+    return 0 if plan is None else len(plan["tasks"])
 
 
 def _result(folder: Path, rank: int) -> dict[str, Any]:
@@ -87,9 +85,3 @@ def _result(folder: Path, rank: int) -> dict[str, Any]:
 
 def _left_nothing(result: dict[str, Any]) -> bool:
     return bool(result.get("done")) and result.get("documents") == 0
-
-
-def _some(names: list[str]) -> str:
-    """Return the first few ``names`` and how many more there are."""
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more

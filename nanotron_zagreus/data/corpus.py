@@ -9,7 +9,6 @@ hub. Parquet, JSON lines (plain, gzip, zstd) and the Arrow files of a Hugging Fa
 from __future__ import annotations
 
 import heapq
-import json
 import logging
 import os
 import re
@@ -137,8 +136,8 @@ def _find(name: str) -> list[CorpusFile]:
             raise MissingInputError(f"--input: {name} does not exist; give a file, a folder, a pattern, or a URL")
         name = _resolve_folder(name)
         if (Path(name) / "dataset_dict.json").is_file():
-            splits = json.loads((Path(name) / "dataset_dict.json").read_text())["splits"]
-            raise InputError(f"--input: {name} is a dataset of the splits {', '.join(splits)}; name one of its folders")
+            splits = ", ".join(sorted(entry.name for entry in Path(name).iterdir() if entry.is_dir()))
+            raise InputError(f"--input: {name} is a dataset of the splits {splits}; name one of its folders")
         if Path(name).is_file() and _kind(name) is None:
             raise InputError(
                 f"--input: {name} is in no known format, expected one of {', '.join(_SUFFIXES)}; {_PLAIN_TEXT}"

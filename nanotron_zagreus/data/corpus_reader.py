@@ -8,7 +8,6 @@ row, into `failures/` beside datatrove's logs.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from datatrove.utils.logging import logger
 
 from nanotron_zagreus.data.corpus import CorpusFile
 from nanotron_zagreus.data.failures import FailureList
+from nanotron_zagreus.data.plan_file import read_plan
 
 _BATCH_BYTES = 4 * 1024 * 1024
 _MAX_BATCH_ROWS = 10_000
@@ -40,6 +40,8 @@ class CorpusReader(BaseReader):
         self.num_bytes_read = 0
         self.num_bytes_total = 0
         self.num_failures = 0
+        self.num_cut = 0
+        """Failures that left out more than one document, and nobody knows how many."""
         self.num_empty = 0
         """Documents without text, which leave nothing in a shard."""
 
@@ -47,9 +49,11 @@ class CorpusReader(BaseReader):
         """Yield the documents of task ``rank``."""
         if data:
             yield from data
-        files = [CorpusFile(*entry) for entry in json.loads(self.plan_path.read_text())["tasks"][rank]]
+        plan = read_plan(self.plan_path)
+        assert plan is not None  # it was read before the task was started
+        files = [CorpusFile(*entry) for entry in plan["tasks"][rank]]
         self.num_bytes_total = sum(file.num_bytes for file in files)
-        self.num_bytes_read = self.num_failures = self.num_empty = 0
+        self.num_bytes_read = self.num_failures = self.num_cut = self.num_empty = 0
         with FailureList(self.failures_folder, rank) as failures:
             for number, file in enumerate(files, start=1):
                 logger.info(f"Reading {file.path}, {number}/{len(files)}")
@@ -62,9 +66,10 @@ class CorpusReader(BaseReader):
         """Yield the documents of one file; what cannot be read is reported and left out."""
         done_before, row = self.num_bytes_read, -1
 
-        def report(where: int, reason: str) -> None:
+        def report(where: int, reason: str, *, is_cut: bool = False) -> None:
             failures.report(file.path, where, reason)
             self.num_failures = failures.count
+            self.num_cut += is_cut
             self.stat_update("failures")
 
         try:
@@ -75,7 +80,7 @@ class CorpusReader(BaseReader):
                     self.update_doc_stats(document)
                     yield document
                 elif isinstance(text, Exception):
-                    report(row, str(text))
+                    report(row, str(text), is_cut=isinstance(text, OSError))  # rows of a damaged part of a file
                 elif not text:
                     self.num_empty += 1
                     self.stat_update("empty")
@@ -84,7 +89,7 @@ class CorpusReader(BaseReader):
         except GeneratorExit:
             raise
         except Exception as error:  # a damaged file may fail anywhere; the rest of the task is still good
-            report(row + 1, f"{type(error).__name__}: {error}; the rest of the file is left out")
+            report(row + 1, f"{type(error).__name__}: {error}; the rest of the file is left out", is_cut=True)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from types import TracebackType
 
 from datatrove.utils.logging import logger
 
@@ -38,8 +37,6 @@ class FailureList:
     def __enter__(self) -> FailureList:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._out.close()
         self._aside.replace(self._final)

@@ -7,6 +7,7 @@ slices.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise, repeat
 from typing import NamedTuple
 
@@ -55,7 +56,6 @@ class StepLoader:
             raise ValueError(f"dp_rank: got {dp_rank} of {dp}; prefetch_steps: got {prefetch_steps}, expected >= 1")
         self._mixture = mixture
         self._micro_batch_size = micro_batch_size
-        self._num_micro_batches = batch_accumulation_per_replica
         self._document_masking = document_masking
         self._pin_memory = pin_memory
         chunk_samples = min(_CHUNK_SAMPLES, _CHUNK_BYTES // (_TOKEN_BYTES * (mixture.sequence_length + 1)))
@@ -89,14 +89,12 @@ class StepLoader:
 
     def _produce(self, start_step: int) -> Iterator[_Chunk]:
         shards = self._mixture.shards
-        files = OpenShards(shards, allow_open_files(len(shards) * (2 if self._document_masking else 1)))
+        num_files = allow_open_files(len(shards) * (2 if self._document_masking else 1))
         chunk = self._micro_batches_per_chunk * self._micro_batch_size
-        try:
+        with closing(OpenShards(shards, num_files)) as files:
             for samples in self._blocks(start_step):
                 for first in range(0, len(samples), chunk):
                     yield self._read(samples[first : first + chunk], files)
-        finally:
-            files.close()
 
     def _blocks(self, start_step: int) -> Iterator[Samples]:
         """Yield this rank's samples, many steps at once: the arithmetic is per array, not per sample."""

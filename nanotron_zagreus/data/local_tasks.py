@@ -94,7 +94,7 @@ def _run_task(executor: LocalTasks, rank: int, num_threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where another part of this program had started the server before
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - datatrove logs to the console as well
+    sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - datatrove logs to the console as well
     try:
         executor._run_for_rank(rank, local_rank=rank)
     except Exception:  # datatrove has written it to the task's log

@@ -19,7 +19,7 @@ import numpy as np
 from nanotron_zagreus.config.sections import Config
 from nanotron_zagreus.data.document_index import document_starts
 from nanotron_zagreus.data.open_shards import OpenShards
-from nanotron_zagreus.data.permutation import KeyedPermutation, permute
+from nanotron_zagreus.data.permutation import permute
 from nanotron_zagreus.data.repetition import check_repetition
 from nanotron_zagreus.data.resume import check_progress, record_state, stored_shares
 from nanotron_zagreus.data.sources import Source, open_source
@@ -82,7 +82,9 @@ class Mixture:
         self.train_steps = config.tokens.train_steps
         self.token_dtype = sources[0].shards[0].dtype
         self._vocab_size = config.model.model_config.vocab_size
-        self._permutation = lru_cache(maxsize=4 * len(sources) + 16)(self._make_permutation)
+        self._permutation = lru_cache(maxsize=4 * len(sources) + 16)(
+            lambda epoch, source: sources[source].permutation(epoch)
+        )
         self.shards = tuple(shard for source in sources for shard in source.shards)
         self._num_windows = np.array([source.num_windows for source in sources], dtype=np.int64)
         self._first_shards = np.cumsum([0] + [len(source.shards) for source in sources], dtype=np.int64)
@@ -167,9 +169,6 @@ class Mixture:
         """Return what a checkpoint of ``step`` records, as JSON data: see `resume.record_state`."""
         return record_state(step, self.stages, self.sources, self.sequence_length)
 
-    def _make_permutation(self, epoch: int, source: int) -> KeyedPermutation:
-        return self.sources[source].permutation(epoch)
-
 
 def open_mixture(config: Config, *, progress: dict[str, Any] | None = None, limit_repetition: bool = True) -> Mixture:
     """Return the mixture that the data stages of ``config`` describe; reads file lists, not data.
@@ -185,16 +184,16 @@ def open_mixture(config: Config, *, progress: dict[str, Any] | None = None, limi
             with ``progress``, the data, the stages or the global batch are not those of the checkpoint.
     """
     sources: list[Source] = []
-    number_of: dict[str, int] = {}
+    number_of: dict[Path, int] = {}
     stage_sources: list[tuple[int, ...]] = []
     for index, section in enumerate(config.data_stages):
-        _refuse_two_names(index, section.data.dataset.folders)
-        for folder in section.data.dataset.folders:
-            if str(folder.resolve()) in number_of:
-                continue
-            number_of[str(folder.resolve())] = len(sources)
-            sources.append(_open(config, index, folder))
-        stage_sources.append(tuple(number_of[str(folder.resolve())] for folder in section.data.dataset.folders))
+        folders = section.data.dataset.folders
+        _refuse_two_names(index, folders)
+        for folder in folders:
+            if folder.resolve() not in number_of:
+                number_of[folder.resolve()] = len(sources)
+                sources.append(_open(config, index, folder))
+        stage_sources.append(tuple(number_of[folder.resolve()] for folder in folders))
     check_tokenizers(config, sources)
     configured = [
         shares_of(section.data.dataset, [sources[index] for index in members])

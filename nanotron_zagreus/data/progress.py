@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanotron_zagreus.data.plan_file import plan_path, read_plan
 from nanotron_zagreus.data.slurm_jobs import active_jobs
 from nanotron_zagreus.errors import MissingInputError
 
@@ -35,14 +36,14 @@ def read_progress(output: Path) -> FolderProgress:
 
     Raises:
         MissingInputError: none was begun there.
+        InputError: its plan cannot be read.
     """
-    logs = output / "logs"
-    try:
-        tasks = json.loads((logs / "plan.json").read_text())["tasks"]
-    except FileNotFoundError as error:
+    logs, plan = output / "logs", read_plan(plan_path(output))
+    if plan is None:
         raise MissingInputError(
             f"--output: {output} holds no tokenization; check the path (a recipe has a folder for each source)"
-        ) from error
+        )
+    tasks = plan["tasks"]
     results = read_results(logs / "results", len(tasks)).values()
     return FolderProgress(
         output=str(output),
@@ -63,5 +64,20 @@ def read_results(folder: Path, num_tasks: int) -> dict[int, dict[str, Any]]:
     for path in folder.glob("[0-9]*.json"):
         if int(path.stem) < num_tasks:
             with contextlib.suppress(ValueError):  # a machine that lost power may leave an empty file
-                results[int(path.stem)] = json.loads(path.read_text())
+                results[int(path.stem)] = json.loads(path.read_text(encoding="utf-8"))
     return results
+
+
+def read_failures(folder: Path) -> list[dict[str, Any]]:
+    """Return what tasks could not read: file, row (None: unknown) and error, at most 1000 a file.
+
+    A line that a full disk cut in two stands there as one more thing that could not be read.
+    """
+    failures = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+            try:
+                failures.append(json.loads(line))
+            except ValueError:
+                failures.append({"file": str(path), "row": number, "error": f"damaged line of this list: {line[:200]}"})
+    return failures

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanotron_zagreus.config.parsing import build
+from nanotron_zagreus.config.loading import load_section
 from nanotron_zagreus.config.rules import at_least
-from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.data.encoders import EncoderName
 from nanotron_zagreus.data.tokenization_plan import TokenizationJob
 from nanotron_zagreus.errors import InputError
@@ -65,11 +64,7 @@ def load_recipe(file: Path) -> Recipe:
     Raises:
         InputError: it is malformed.
     """
-    path = find_config(file, kind="data")
-    try:
-        return build(Recipe, parse_yaml(path.read_text(encoding="utf-8"), str(path)))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return load_section(Recipe, find_config(file, kind="data"))
 
 
 def jobs_of(

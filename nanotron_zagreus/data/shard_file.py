@@ -12,12 +12,12 @@ import contextlib
 import hashlib
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import humanize
 import numpy as np
 
+from nanotron_zagreus.checkpoints.layout import sync_folder
 from nanotron_zagreus.data.attempts import attempt_mark, remove_abandoned
 from nanotron_zagreus.errors import WorkError
 
@@ -93,7 +93,8 @@ class ShardFile:
             self.discard()
         else:
             self._publish(metadata)
-        _sync_folder(self._folder)
+        with contextlib.suppress(OSError):  # some network file systems cannot; their renames are durable or nothing is
+            sync_folder(self._folder)
 
     def discard(self) -> None:
         """Remove everything written so far, also where the disk is too full to write out what is in memory."""
@@ -130,10 +131,8 @@ class ShardFile:
     def __enter__(self) -> ShardFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is not None:
             self.discard()
 
     def _part(self, suffix: str) -> Path:
@@ -146,14 +145,3 @@ class ShardFile:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems cannot sync a folder; their renames are durable or nothing is
-        pass
-    finally:
-        os.close(descriptor)

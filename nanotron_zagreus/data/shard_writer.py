@@ -99,6 +99,7 @@ class ShardWriter(PipelineStep):
             "documents": shard.num_documents,
             "tokens": shard.num_tokens,
             "failures": getattr(self.reader, "num_failures", 0),
+            "cut": getattr(self.reader, "num_cut", 0),
             "empty": getattr(self.reader, "num_empty", 0),
             "bytes_read": getattr(self.reader, "num_bytes_read", 0),
             "bytes_total": getattr(self.reader, "num_bytes_total", 0),

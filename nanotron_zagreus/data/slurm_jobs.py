@@ -23,7 +23,7 @@ def active_jobs(output: Path) -> list[str]:
         WorkError: squeue cannot say.
     """
     path = jobs_file(output)
-    return unfinished_jobs(path.read_text().split() if path.is_file() else [])
+    return unfinished_jobs(path.read_text(encoding="utf-8").split() if path.is_file() else [])
 
 
 class SubmittedJobs:
@@ -41,6 +41,6 @@ class SubmittedJobs:
     def __call__(self, sbatch_output: str) -> str:
         job = job_id_in(sbatch_output)
         self.ids.append(job)
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             print(job, file=file)
         return job

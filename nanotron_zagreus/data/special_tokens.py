@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nanotron_zagreus.data.tokenizer_identity import read_record
+from nanotron_zagreus.units import first_few
 
 _VERBS = {"bos": "begins", "eos": "ends"}
 _MOST_NAMED = 3
@@ -30,10 +31,10 @@ def mixed_special_tokens(folders: Iterable[Path]) -> list[str]:
         if len(kinds) < 2:
             continue
         (token, members), *others = sorted(kinds.items(), key=_named_first)
-        rest = ", ".join(f"{_token(other)} in {_some(holders)}" for other, holders in others)
+        rest = ", ".join(f"{_token(other)} in {first_few(holders, _MOST_NAMED)}" for other, holders in others)
         sentences.append(
-            f"data_stages: {_token(token)} {verb} documents in {_some(members)}, but {rest}; unless that is meant, "
-            "tokenize one kind again"
+            f"data_stages: {_token(token)} {verb} documents in {first_few(members, _MOST_NAMED)}, but {rest}; unless "
+            "that is meant, tokenize one kind again"
         )
     return sentences
 
@@ -44,8 +45,3 @@ def _named_first(kind: tuple[str | None, list[Path]]) -> tuple[bool, str]:
 
 def _token(token: str | None) -> str:
     return "nothing" if token is None else repr(token)
-
-
-def _some(folders: list[Path]) -> str:
-    more = f" and {len(folders) - _MOST_NAMED} more" if len(folders) > _MOST_NAMED else ""
-    return ", ".join(map(str, folders[:_MOST_NAMED])) + more

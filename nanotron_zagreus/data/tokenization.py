@@ -6,14 +6,14 @@ Beside the shards the folder holds `tokenization.json`, which says with which to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.data.corpus import HubDataset
-from nanotron_zagreus.data.progress import read_results
+from nanotron_zagreus.data.plan_file import plan_path, read_plan
+from nanotron_zagreus.data.progress import read_failures, read_results
 from nanotron_zagreus.data.shard_file import shard_name
 from nanotron_zagreus.data.shards import read_shard
 from nanotron_zagreus.data.tokenization_plan import Preparation, available_cores
@@ -37,6 +37,8 @@ class Outcome:
     """What made tasks give up the fast encoder."""
     fallbacks: tuple[str, ...]
     """Why tasks with encoder `auto` did not begin with the fast one, each reason once."""
+    cut: int = 0
+    """Failures that left out more than one document, and nobody knows how many."""
 
 
 def make_pipeline(prepared: Preparation, *, parallel: bool = False) -> list[Any]:
@@ -117,18 +119,25 @@ def summarize(prepared: Preparation) -> Outcome:
         encoders=tuple(sorted({result["encoder"] for result in results})),
         mismatches=tuple(result["mismatch"] for result in results if result["mismatch"]),
         fallbacks=tuple(sorted({result["fallback"] for result in results if result.get("fallback")})),
+        cut=sum(result.get("cut", result["failures"]) for result in results),
     )
 
 
-def problems_of(prepared: Preparation, outcome: Outcome) -> list[str]:
-    """Return a sentence for what a finished source lacks: documents that were left out, or any document at all."""
+def problems_of(prepared: Preparation, outcome: Outcome, *, max_failures: int = 0) -> list[str]:
+    """Return a sentence for what a finished source lacks: documents that were left out, or any document at all.
+
+    Args:
+        max_failures: documents that may be left out; parts of files, which hold any number of them, may not.
+    """
     problems = []
     first = next(iter(list_failures(prepared)), None)
-    if first is not None:
+    is_allowed = 0 < outcome.failures <= max_failures and not outcome.cut
+    if first is not None and not is_allowed:
+        without = "" if outcome.cut else f"; --max-failures {outcome.failures} does without them"
         problems.append(
             f"{outcome.failures} documents or files could not be read and were left out, first {first['file']} at row "
             f"{first['row']}: {first['error']}. The shards are whole; {prepared.logs}/failures lists them all, and "
-            "--redo-failed tries their tasks again"
+            f"--redo-failed tries their tasks again{without}"
         )
     elif not outcome.documents:
         problems.append(
@@ -147,11 +156,8 @@ def forget_lost_shards(prepared: Preparation) -> None:
 
 
 def list_failures(prepared: Preparation) -> list[dict[str, Any]]:
-    """Return what finished tasks could not read: file, row (None: unknown) and error, at most 1000 a file."""
-    lines = []
-    for path in sorted((prepared.logs / "failures").glob("*.jsonl")):
-        lines += path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    """Return what tasks could not read: file, row (None: unknown) and error, at most 1000 a file."""
+    return read_failures(prepared.logs / "failures")
 
 
 def forget_failed(prepared: Preparation) -> None:
@@ -174,7 +180,7 @@ def _make_reader(prepared: Preparation) -> Any:
     if prepared.num_files:
         from nanotron_zagreus.data.corpus_reader import CorpusReader
 
-        return CorpusReader(logs / "plan.json", job.text_column, failures)
+        return CorpusReader(plan_path(job.output.resolve()), job.text_column, failures)
     from nanotron_zagreus.data.hub_reader import HubReader
 
     dataset = HubDataset.parse(job.inputs[0])
@@ -183,12 +189,13 @@ def _make_reader(prepared: Preparation) -> Any:
 
 
 def _total_bytes(prepared: Preparation) -> int:
-    tasks = json.loads((prepared.logs / "plan.json").read_text())["tasks"]
-    return sum(entry[1] for task in tasks for entry in task)
+    plan = read_plan(plan_path(prepared.job.output))
+    assert plan is not None  # `prepare` found it or wrote it
+    return sum(entry[1] for task in plan["tasks"] for entry in task)
 
 
 def _last_words(log: Path, reason: str) -> str:
     """Return the last error in a task's log, or ``reason`` and where to read on."""
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     errors = [line for line in lines if line and not line.startswith((" ", "\t")) and "Error" in line.split(":")[0]]
     return f"{errors[-1] if errors and reason == 'failed' else reason}, see {log}"

@@ -6,6 +6,7 @@ does exactly what is missing. `tokenization` runs it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -17,6 +18,8 @@ from typing import Any
 from nanotron_zagreus.data.attempts import write_whole
 from nanotron_zagreus.data.corpus import CorpusFile, HubDataset, check_text_column, divide_files, find_files
 from nanotron_zagreus.data.encoders import EncoderName
+from nanotron_zagreus.data.plan_file import plan_path, read_plan
+from nanotron_zagreus.data.progress import read_failures
 from nanotron_zagreus.data.tokenizer_identity import RECORD_NAME, read_record
 from nanotron_zagreus.data.tokenizer_loading import TokenizerChoice, choose_tokenizer, load_tokenizer, vocabulary_size
 from nanotron_zagreus.errors import InputError
@@ -100,21 +103,25 @@ def available_cores() -> int:
 def _check(job: TokenizationJob) -> tuple[Preparation, dict[Path, dict[str, Any]]]:
     """Return what `prepare` does of ``job``, and what is to be written down of it, by file; nothing is written."""
     choice = choose_tokenizer(job.tokenizer, bos=job.bos, eos=job.eos, bos_token=job.bos_token, eos_token=job.eos_token)
+    known, record_path, path = read_record(job.output), job.output / RECORD_NAME, plan_path(job.output)
+    if known is not None and known.get("tokenizer_sha256") == choice.sha256:
+        choice = dataclasses.replace(
+            choice, name=known["tokenizer"]
+        )  # a path has many spellings, a folder's shards one
     vocab_size = vocabulary_size(load_tokenizer(choice))
     plan, record = _make_plan(job), _make_record(job, choice, vocab_size)
-    known, record_path, plan_path = read_record(job.output), job.output / RECORD_NAME, job.output / "logs" / "plan.json"
     if known is not None:
-        old = json.loads(plan_path.read_text()) if plan_path.is_file() else {}
+        old = _plan_begun(path)
         _check_same(job, known, record, old, plan)
         whole, plan = {**known, **record}, _with_sizes_of(plan, old)
         files = {} if whole == known else {record_path: whole}  # it counted the tokens of a tokenizer with gaps
-        files |= {} if plan == old else {plan_path: plan}  # files were mended
+        files |= {} if plan == old else {path: plan}  # files were mended
     elif any(job.output.glob("*.ds")):
         raise InputError(
             f"--output: {job.output} holds shards that `zagreus tokenize` did not make; give an empty folder"
         )
     else:
-        files = {plan_path: plan, record_path: record}
+        files = {path: plan, record_path: record}
     prepared = Preparation(
         job=job,
         choice=choice,
@@ -149,13 +156,22 @@ def _make_plan(job: TokenizationJob) -> dict[str, Any]:
 
 
 def _num_tasks(job: TokenizationJob, files: Sequence[CorpusFile] | None) -> int:
-    plan_path = job.output / "logs" / "plan.json"
     wanted = job.num_tasks
-    if wanted is None and plan_path.is_file():
-        wanted = len(json.loads(plan_path.read_text())["tasks"])
     if wanted is None:
-        wanted = available_cores()
+        begun = read_plan(plan_path(job.output))
+        wanted = available_cores() if begun is None else len(begun["tasks"])
     return wanted if files is None else min(wanted, len(files))
+
+
+def _plan_begun(path: Path) -> dict[str, Any]:
+    """Return the plan of a tokenization that left a record."""
+    plan = read_plan(path)
+    if plan is None:
+        raise InputError(
+            f"--output: {path} is gone, without which nothing tells which files the shards there are of; restore it, "
+            "or give another folder"
+        )
+    return plan
 
 
 def _make_record(job: TokenizationJob, choice: TokenizerChoice, vocab_size: int) -> dict[str, Any]:
@@ -183,7 +199,7 @@ def _check_same(
     if old.get("inputs") != new.get("inputs"):
         changes.append(f"the input was {old.get('inputs')}, is {new.get('inputs')}")
     before, now = ({entry[0]: entry[1] for task in plan.get("tasks", []) for entry in task} for plan in (old, new))
-    mended = _files_with_failures(job.output / "logs" / "failures")
+    mended = {failure["file"] for failure in read_failures(job.output / "logs" / "failures")}
     changes += [f"{path} is gone" for path in sorted(set(before) - set(now))[:3]]
     changes += [f"{path} is new" for path in sorted(set(now) - set(before))[:3]]
     changes += [
@@ -202,9 +218,3 @@ def _with_sizes_of(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     """Return the plan ``old``, which divides the same files, with their sizes of now."""
     num_bytes = {entry[0]: entry[1] for task in new["tasks"] for entry in task}
     return {**old, "tasks": [[[path, num_bytes[path], *rest] for path, _, *rest in task] for task in old["tasks"]]}
-
-
-def _files_with_failures(folder: Path) -> set[str]:
-    """Return the files that something could not be read from: they may be mended."""
-    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text(encoding="utf-8").splitlines()]
-    return {json.loads(line)["file"] for line in lines}

@@ -84,4 +84,7 @@ def _local_file(name: str) -> Path | None:
 
 
 def _normal(name: str) -> str:
+    """Return one spelling for all of a path that is here."""
+    path = Path(name).expanduser()
+    name = str(path.resolve()) if path.exists() else name
     return name.removesuffix("/tokenizer.json").rstrip("/")

@@ -61,7 +61,7 @@ def choose_tokenizer(
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"tokenizer {name!r}: {path} is not a tokenizer.json ({error}); save the tokenizer again"
-        ) from (error)
+        ) from error
     chosen = {}
     for role, wanted, text in (("bos", bos, bos_token), ("eos", eos, eos_token)):
         token = (text or _own_token(role, data, config, ids)) if wanted else None

@@ -11,11 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.errors import InputError
+from nanotron_zagreus.errors import InputError, agreed
 
 SHORTEST_GROUP_TIMEOUT_SECONDS = 1800.0
 _WATCHDOG_SPEAKS_FIRST = 6
 """A collective's own timeout names nobody, so it is this many times the watchdog's."""
+_FIRST_RANK_SPEAKS_SECONDS = 20.0
+"""How long other ranks put off an end that rank 0 is to explain: torchrun ends all ranks of a node with the first."""
 _FOR_EVER = timedelta(days=3650)
 
 _timeout = [timedelta(seconds=SHORTEST_GROUP_TIMEOUT_SECONDS)]
@@ -39,7 +41,8 @@ def launch_started_at() -> float:
     """
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     try:
-        ticks = int(Path(f"/proc/{launcher}/stat").read_text().rsplit(")", 1)[1].split()[19])  # field 22, starttime
+        fields = Path(f"/proc/{launcher}/stat").read_bytes().rsplit(b")", 1)[1].split()
+        ticks = int(fields[19])  # the line's 22nd, starttime
     except (OSError, ValueError, IndexError):
         return time.time() - time.process_time()
     alive = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -63,7 +66,9 @@ def check_restart() -> str:
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, or leave --max_restarts out and run the same command again"
     )
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        raise InputError(text)
+        if rank() != 0:
+            time.sleep(_FIRST_RANK_SPEAKS_SECONDS)
+        raise agreed(InputError(text))
     return text
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
+from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.errors import InputError
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -64,7 +64,7 @@ def choose_batch_size(batch_size: str, device: str, folder: Path) -> str | int:
         return "auto"
     import psutil
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     tokens = min(int(config.get("max_position_embeddings", _TYPICAL_TOKENS)), _TYPICAL_TOKENS)
     per_request = tokens * int(config.get("vocab_size", 0) or 1) * _COPIES_OF_LOGITS * _BYTES_PER_NUMBER
     fitting = int(psutil.virtual_memory().available * _SHARE_OF_FREE_MEMORY) // per_request

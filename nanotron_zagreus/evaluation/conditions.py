@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nanotron_zagreus.conversion.eval_scores import model_arguments
+
 PLAIN_CONTEXT = "lm-eval"
 """Context rule of the plain command: a prompt that is too long is cut from the left."""
 
@@ -48,8 +50,6 @@ def read_conditions(data: Mapping[str, Any], own: Mapping[str, Any], task: str) 
 
 
 def _dtypes(config: Mapping[str, Any]) -> frozenset[str]:
-    arguments = config.get("model_args") or {}
-    if isinstance(arguments, str):
-        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
+    arguments = model_arguments(config) or {}
     asked = arguments.get("dtype", "auto" if config.get("model") == "hf" else None)  # lm-eval's own default
     return frozenset(str(dtype).removeprefix("torch.") for dtype in (asked, config.get("model_dtype")) if dtype)

@@ -157,10 +157,8 @@ def _is_copy(need: DataNeed, data: Path, endings: tuple[str, ...]) -> bool:
 
 def _plain_files(need: DataNeed, data: Path) -> dict[str, list[Path]] | None:
     """Return the files of every split when all stand in the plain layout; None otherwise."""
-    folders = [data / need.dataset / need.config] if need.config else [data / need.dataset / "default"]
-    folders += [] if need.config else [data / need.dataset]
-    for folder in folders:
-        found = {split: _files_of(folder, split) for split in need.splits}
+    for place in [need.config] if need.config else ["default", "."]:
+        found = {split: _files_of(data / need.dataset / place, split) for split in need.splits}
         if all(found.values()):
             return found
     return None
@@ -200,9 +198,9 @@ def _absolute(files: Any, folder: Path) -> Any:
     if isinstance(files, list):
         return [_absolute(value, folder) for value in files]
     text = str(files)
-    beside = folder / text
-    if "://" in text or "*" in text or not (beside.is_file() or Path(text).is_file()):
-        if "://" in text or "*" in text:
-            return text
-        raise MissingInputError(f"{beside}: a task file names this data file, and it does not exist")
-    return str((beside if beside.is_file() else Path(text)).resolve())
+    if "://" in text or "*" in text:
+        return text
+    for path in (folder / text, Path(text)):
+        if path.is_file():
+            return str(path.resolve())
+    raise MissingInputError(f"{folder / text}: a task file names this data file, and it does not exist")

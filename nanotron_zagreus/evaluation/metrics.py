@@ -32,7 +32,7 @@ def f1_macro(pairs: Sequence[Pair]) -> float:
     A label that only answers have, such as ``[invalid]``, is no class of its own; it is a miss for the
     gold label.
     """
-    golds, answers, hits = Counter(), Counter(), Counter()  # type: Counter[str], Counter[str], Counter[str]
+    golds, answers, hits = Counter[str](), Counter[str](), Counter[str]()
     for gold, answer in pairs:
         golds[gold] += 1
         answers[answer] += 1

@@ -23,8 +23,6 @@ from nanotron_zagreus.evaluation.subjects import Subject
 from nanotron_zagreus.evaluation.task_sources import task_config
 
 if TYPE_CHECKING:
-    from lm_eval.tasks import TaskManager
-
     from nanotron_zagreus.evaluation.task_set import TaskSet
 
 
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
 class Settings:
     """How to evaluate."""
 
-    num_fewshot: dict[str, int]
-    """Shots by task, where they differ from the task's file."""
+    data: Path | None = None
+    """Folder with local copies of the data sets."""
     limit: float | None = None
     """Documents per task, or their fraction below 1; None for all."""
     batch_size: str = "auto"
@@ -52,8 +50,6 @@ class Settings:
     """Evaluate also what the folder of results holds."""
     replace_old: bool = False
     """Set results of other model files aside instead of refusing."""
-    bootstrap_resamples: int = 1000
-    """Draws for the standard error of metrics that have no formula for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +80,13 @@ def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
     if foreign:
         set_aside(foreign)
     present = [result for result in present if result.fingerprint == fingerprint]
-    prints = {name: data_fingerprint(task_config(manager, name), tasks.data) for name in names}
+    prints = {name: data_fingerprint(task_config(manager, name), settings.data) for name in names}
     fitting = [
         result
         for result in present
         if not settings.again
         and result.task in names
-        and not difference_of(result.conditions, current_conditions(manager, result.task, settings))
+        and not difference_of(result.conditions, current_conditions(tasks, result.task))
         and (has_samples(result) or not settings.keep_samples)
         # Data of the hub has no fingerprint and counts as the same as any copy of it.
         and (result.data is None or prints[result.task] is None or result.data == prints[result.task])
@@ -101,11 +97,11 @@ def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
     return Plan(subject=subject, fingerprint=fingerprint, data=prints, pending=pending, finished=finished)
 
 
-def current_conditions(manager: TaskManager, name: str, settings: Settings) -> Conditions:
+def current_conditions(tasks: TaskSet, name: str) -> Conditions:
     """Return the conditions under which ``name`` would be evaluated now."""
-    config = task_config(manager, name)
+    config, settings = task_config(tasks.manager, name), tasks.settings
     return Conditions(
-        num_fewshot=settings.num_fewshot.get(name, config.get("num_fewshot") or 0),
+        num_fewshot=tasks.shots.get(name, config.get("num_fewshot") or 0),
         version=str((config.get("metadata") or {}).get("version", "Yaml")),
         limit=settings.limit,
         chat_template=settings.apply_chat_template,

@@ -27,17 +27,19 @@ Axis = Literal["step", "tokens"]
 """What models stand at along a panel: a field of their row."""
 
 
-def draw_tables(tables: Sequence[Table], path: Path) -> None:
-    """Write one figure per table: ``path`` itself, or with the table's name added when there are several.
+def draw_tables(tables: Sequence[Table], path: Path) -> list[Path]:
+    """Write one figure per table, ``path`` itself or with the table's name added when there are several; return them.
 
     Raises:
         InputError: an ending other than .png, .svg or .pdf.
         MissingInputError: matplotlib is not installed.
     """
     check_plot_path(path)
-    for table in tables:
-        target = path if len(tables) == 1 else path.with_name(f"{path.stem}-{table.name}{path.suffix}")
+    targets = [path.with_name(f"{path.stem}-{table.name}{path.suffix}") for table in tables]
+    targets = [path] if len(tables) == 1 else targets
+    for table, target in zip(tables, targets, strict=True):
         _draw(table, target)
+    return targets
 
 
 def check_plot_path(path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.comparability import refuse_mixed, refuse_mixed_weights
@@ -128,12 +128,9 @@ def _table(
     has_average = len(columns) > 1 and not any(lower_is_better(column.metric) for column in columns)
     rows = [_row(label, columns, found, has_average, tokens_per_step) for label, found in by_label.items()]
     rows.sort(key=lambda row: (row.step is None, row.step or 0, row.label))
-    table = Table(
-        name=name, columns=columns, rows=(*rows, *published), has_average=has_average,
-        notes=(*shot_notes(results), *context_notes(results)),
-    )  # fmt: skip
-    notes = (*limit_note(results), *best_note(table), *missing_note(table), *table.notes)
-    return Table(name=name, columns=columns, rows=table.rows, has_average=has_average, notes=notes)
+    table = Table(name=name, columns=columns, rows=(*rows, *published), has_average=has_average, notes=())
+    of_rows, of_prompts = (*best_note(table), *missing_note(table)), (*shot_notes(results), *context_notes(results))
+    return replace(table, notes=(*limit_note(results), *of_rows, *of_prompts))
 
 
 def _row(

@@ -19,7 +19,7 @@ from nanotron_zagreus.evaluation.task_sources import index_tasks, task_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
+class EvaluationRequest(Settings):
     """One `zagreus evaluate`: which models, which tasks, how, and where the results go."""
 
     paths: tuple[str, ...]
@@ -27,22 +27,8 @@ class EvaluationRequest:
     suite: str | None = None
     tasks: tuple[str, ...] = ()
     include_paths: tuple[Path, ...] = ()
-    data: Path | None = None
-    limit: float | None = None
     num_fewshot: int | None = None
     """Shots for ``tasks``; those of a suite are the suite's."""
-    tokenizer: str | None = None
-    """For checkpoints to convert, when their config names none."""
-    batch_size: str = "auto"
-    device: str = "auto"
-    dtype: str = "auto"
-    apply_chat_template: bool = False
-    keep_converted: bool = True
-    keep_samples: bool = False
-    again: bool = False
-    """Evaluate also what ``output`` holds."""
-    replace_old: bool = False
-    """Set results of other model files aside instead of refusing."""
 
 
 def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
@@ -87,20 +73,7 @@ def find_tasks(request: EvaluationRequest) -> TaskSet:
     names = task_names(manager, asked)
     shots = dict.fromkeys(task_names(manager, request.tasks), request.num_fewshot) if request.tasks else {}
     shots |= {column.task: column.num_fewshot for column in columns}
-    settings = Settings(
-        num_fewshot={name: number for name, number in shots.items() if number is not None},
-        limit=request.limit,
-        batch_size=request.batch_size,
-        device=request.device,
-        dtype=request.dtype,
-        apply_chat_template=request.apply_chat_template,
-        keep_converted=request.keep_converted,
-        keep_samples=request.keep_samples,
-        tokenizer=request.tokenizer,
-        again=request.again,
-        replace_old=request.replace_old,
-    )
-    return TaskSet(manager, names, settings, request.data)
+    return TaskSet(manager, names, {name: number for name, number in shots.items() if number is not None}, request)
 
 
 def _check(request: EvaluationRequest) -> None:

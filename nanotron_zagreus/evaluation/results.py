@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanotron_zagreus.conversion.eval_scores import ResultRank, rank_of_result, result_files
+from nanotron_zagreus.conversion.eval_scores import OWN_SECTION, ResultRank, rank_of_result, result_files
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.evaluation.conditions import Conditions, read_conditions
 from nanotron_zagreus.evaluation.subjects import step_in_name
-
-SECTION = "zagreus"
-"""Key under which a results file holds what lm-eval does not record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,7 @@ def read_file(path: Path) -> Iterator[TaskResult]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        own = data.get(SECTION) or {}
+        own = data.get(OWN_SECTION) or {}
         label = own.get("label") or _label_of(data, path)
         for task, values in data["results"].items():
             if task in (data.get("groups") or {}):

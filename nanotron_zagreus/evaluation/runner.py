@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nanotron_zagreus import __version__
+from nanotron_zagreus.conversion.eval_scores import OWN_SECTION
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.leaderboard_rules import context_rule
 from nanotron_zagreus.evaluation.model_folders import CONVERTED, forget_converted, hf_folder
 from nanotron_zagreus.evaluation.planning import Plan, Settings, make_plan
 from nanotron_zagreus.evaluation.quiet import quiet_lm_eval
-from nanotron_zagreus.evaluation.results import SECTION, TaskResult, read_file, write_results
+from nanotron_zagreus.evaluation.results import TaskResult, read_file, write_results
 from nanotron_zagreus.evaluation.subjects import Subject
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _evaluate_task(
     name, subject = task.task_name, plan.subject
     tracker = tracker_of(model, settings)
     results = run_task(model, task, settings)
-    results[SECTION] = {
+    results[OWN_SECTION] = {
         "version": __version__,
         "label": subject.label,
         "source": subject.source,

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nanotron_zagreus.checkpoints.layout import CONFIG_FILE
-from nanotron_zagreus.config.yaml_text import parse_yaml
+from nanotron_zagreus.checkpoints.layout import CONFIG_FILE, CONVERSION_FILE, METADATA_FILE, MODEL_CONFIG_FILE
+from nanotron_zagreus.config.yaml_text import parse_yaml, section_of
+from nanotron_zagreus.conversion.record import is_hub_id
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 Kind = Literal["checkpoint", "folder", "hub"]
 
-_CONVERSION_RECORD = "conversion.json"  # what `zagreus convert` leaves in a Hugging Face folder
-_CHECKPOINT_FILES = ("checkpoint_metadata.json", "model_config.json")
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+_CHECKPOINT_FILES = (METADATA_FILE, MODEL_CONFIG_FILE)
 _LABEL = re.compile(r"[^\W_][\w.-]*")
 # 153000, 153k, step-153000, checkpoint_153k; a bare number elsewhere in a name says nothing about steps
 _STEP_NAME = re.compile(r"(?:.*[-_])?(?:(?:step|checkpoint|ckpt|iter)[-_]?)(?P<named>\d+k?)|(?P<bare>\d+k?)")
@@ -84,7 +83,7 @@ def training_section(checkpoint: Path, name: str) -> dict[str, Any]:
     """Return a section of the config.yaml in a checkpoint; empty without one, and where it cannot be read."""
     path = checkpoint / CONFIG_FILE
     try:
-        return _mapping(parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)).get(name))
+        return section_of(parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)), name)
     except (FileNotFoundError, NotADirectoryError, InputError):
         return {}
 
@@ -93,7 +92,7 @@ def _subjects_of(argument: str) -> list[Subject]:
     label, source = _split_label(argument)
     path = Path(source).expanduser()
     if not path.exists():
-        if _HUB_ID.fullmatch(source):
+        if is_hub_id(source):
             return [Subject(label=label or source.replace("/", "__"), source=source, kind="hub")]
         raise MissingInputError(f"{source}: no such folder, and no hub id (org/name); check the path")
     if _is_model(path):
@@ -136,11 +135,11 @@ def _describe(path: Path, label: str | None, source: str) -> Subject:
 def _progress_of(path: Path) -> tuple[int | None, int | None]:
     """Return (steps, tokens) from the checkpoint or the record of its conversion, else the step from the name."""
     if is_checkpoint(path):
-        metas = _mapping(_read_json(path / "checkpoint_metadata.json").get("metas"))
+        metas = section_of(_read_json(path / METADATA_FILE), "metas")
         return _count(metas.get("last_train_step")), _tokens(metas.get("consumed_train_samples"), path)
-    if (path / _CONVERSION_RECORD).is_file():
-        record = _read_json(path / _CONVERSION_RECORD)
-        tokens = _count(_mapping(record.get("training")).get("tokens_trained"))
+    if (path / CONVERSION_FILE).is_file():
+        record = _read_json(path / CONVERSION_FILE)
+        tokens = _count(section_of(record, "training").get("tokens_trained"))
         if tokens is None:  # a record from before it held the run's figures
             tokens = _tokens(record.get("consumed_samples"), Path(str(record.get("checkpoint"))))
         return _count(record.get("step")), tokens
@@ -151,10 +150,6 @@ def _tokens(num_samples: int | None, checkpoint: Path) -> int | None:
     """Return ``num_samples`` windows in tokens, if the checkpoint's config is there to tell their length."""
     length = training_section(checkpoint, "tokens").get("sequence_length")
     return num_samples * length if isinstance(num_samples, int) and isinstance(length, int) else None
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _count(value: Any) -> int | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nanotron_zagreus.evaluation.planning import Settings
 
 _BOOTSTRAP_RESAMPLES = 100_000  # lm-eval's own default for its own metrics
+_OWN_RESAMPLES = 1000  # draws for the standard error of metrics that have no formula for it
 
 
 def run_task(model: ShotFittingLM, task: ConfigurableTask, settings: Settings) -> dict[str, Any]:
@@ -35,12 +36,11 @@ def run_task(model: ShotFittingLM, task: ConfigurableTask, settings: Settings) -
 
     Args:
         model: the loaded model.
-        task: a loaded task; its number of shots is set to what ``settings`` ask for.
+        task: a loaded task, its number of shots set.
         settings: how to evaluate.
     """
     name = task.task_name
     begin = time.time()
-    task.set_config("num_fewshot", settings.num_fewshot.get(name, task.config.num_fewshot or 0))
     model.prepare({name: task}, apply_chat_template=settings.apply_chat_template)
     _seed(task)
     results: Any = evaluate(
@@ -51,7 +51,7 @@ def run_task(model: ShotFittingLM, task: ConfigurableTask, settings: Settings) -
         apply_chat_template=settings.apply_chat_template,
         fewshot_as_multiturn=settings.apply_chat_template,
     )
-    add_bootstrap_errors(results, task, settings.bootstrap_resamples)
+    add_bootstrap_errors(results, task, _OWN_RESAMPLES)
     results["config"] = _run_facts(model, settings)
     results["date"] = begin
     results.update(_machine_facts())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanotron_zagreus.evaluation.quiet import quiet_lm_eval
@@ -19,20 +18,20 @@ if TYPE_CHECKING:
 class TaskSet:
     """What to evaluate every model on, and how."""
 
-    def __init__(self, manager: TaskManager, names: Sequence[str], settings: Settings, data: Path | None) -> None:
+    def __init__(self, manager: TaskManager, names: Sequence[str], shots: dict[str, int], settings: Settings) -> None:
         """Take the tasks called ``names``, none loaded yet.
 
         Args:
             manager: index of the task files.
             names: single tasks.
+            shots: shots by task, where they differ from the task's file.
             settings: how to evaluate.
-            data: folder with local copies of the data sets.
         """
-        self.manager, self.names, self.settings, self.data = manager, tuple(names), settings, data
+        self.manager, self.names, self.shots, self.settings = manager, tuple(names), shots, settings
         self._loaded: dict[str, ConfigurableTask] = {}
 
     def load(self, names: Sequence[str]) -> dict[str, ConfigurableTask]:
-        """Return the tasks called ``names``, which stay loaded.
+        """Return the tasks called ``names``, which stay loaded, their number of shots set.
 
         Their prompts are written once, unless they depend on the model's tokenizer.
 
@@ -46,7 +45,9 @@ class TaskSet:
         return {name: self._loaded[name] for name in names}
 
     def _load(self, names: Sequence[str]) -> None:
-        tasks = load_tasks(self.manager, names, self.data)
+        tasks = load_tasks(self.manager, names, self.settings.data)
+        for name, task in tasks.items():
+            task.set_config("num_fewshot", self.shots.get(name, task.config.num_fewshot or 0))
         if not self.settings.apply_chat_template:
             from nanotron_zagreus.evaluation.prompt_reuse import build_requests_once
 

@@ -19,6 +19,7 @@ from nanotron_zagreus.errors import InputError, MissingInputError
 from nanotron_zagreus.evaluation.extras import require
 from nanotron_zagreus.evaluation.local_data import data_need, local_overrides
 from nanotron_zagreus.evaluation.quiet import quiet_lm_eval
+from nanotron_zagreus.hub_errors import first_line
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -60,11 +61,7 @@ def index_tasks(names: Iterable[str], include_paths: Sequence[Path] = ()) -> Tas
 
 def task_names(manager: TaskManager, names: Iterable[str]) -> list[str]:
     """Return the single tasks that ``names`` stand for: tags and groups are expanded, each task once."""
-    found: dict[str, None] = {}
-    for name in names:
-        for task in _expand(manager, name):
-            found.setdefault(task)
-    return list(found)
+    return list(dict.fromkeys(task for name in names for task in _expand(manager, name)))
 
 
 def load_tasks(manager: TaskManager, names: Sequence[str], data: Path | None = None) -> dict[str, ConfigurableTask]:
@@ -103,7 +100,7 @@ def _load(manager: TaskManager, name: str, config: dict[str, Any]) -> Configurab
             if need
             else "check it"
         )
-        raise MissingInputError(f"task {name}: its data cannot be had ({_first_line(error)}); {advice}") from error
+        raise MissingInputError(f"task {name}: its data cannot be had ({first_line(error)}); {advice}") from error
     except Exception as error:
         if need and "scripts are no longer supported" in str(error):
             raise MissingInputError(
@@ -112,12 +109,8 @@ def _load(manager: TaskManager, name: str, config: dict[str, Any]) -> Configurab
             ) from error
         raise InputError(
             f"task {name}: its file {config['path']} does not fit its data ({type(error).__name__}: "
-            f"{_first_line(error)}); correct one of them, or leave the task out"
+            f"{first_line(error)}); correct one of them, or leave the task out"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def task_config(manager: TaskManager, name: str) -> dict[str, Any]:

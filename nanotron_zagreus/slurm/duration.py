@@ -20,7 +20,7 @@ from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.memory import checkpoint_bytes
 from nanotron_zagreus.units import human_count, human_duration
 
-ASSUMED_UTILISATION = 0.3
+_ASSUMED_UTILISATION = 0.3
 """Share of an A100's peak that a run without measurements is taken to reach: what Nanotron runs of this size report
 (SmolLM3-3B: 29.4 % of an H100)."""
 _ASSUMED_WRITE_BYTES_PER_SECOND = 200e6
@@ -128,17 +128,27 @@ def measured_rate(root: Path) -> float | None:
     return statistics.median(rates[-_ROWS_FOR_RATE:]) if rates else None
 
 
+def checked_rate(given: float) -> float:
+    """Return the user's tokens per second and GPU; refuse what is not positive."""
+    if not given > 0:
+        raise InputError(f"--tokens-per-second-per-gpu: got {given}, expected a positive number")
+    return given
+
+
+def assumed_rate(config: Config) -> float:
+    """Return tokens per second and GPU of a run without measurements."""
+    flops = count_flops_per_token(config.model.model_config, config.tokens.sequence_length).causal
+    return tokens_per_second_per_gpu(flops, _ASSUMED_UTILISATION)
+
+
 def _rate(config: Config, given: float | None) -> tuple[float, str]:
     if given is not None:
-        if not given > 0:
-            raise InputError(f"--tokens-per-second-per-gpu: got {given}, expected a positive number")
-        return given, "given"
+        return checked_rate(given), "given"
     measured = measured_rate(config.checkpoints.checkpoints_path)
     if measured is not None:
         return measured, "measured in this run"
-    flops = count_flops_per_token(config.model.model_config, config.tokens.sequence_length).causal
-    assumed = f"assumed: {ASSUMED_UTILISATION:.0%} of an A100's {A100_PEAK_FLOPS / 1e12:.0f} TFLOP/s"
-    return tokens_per_second_per_gpu(flops, ASSUMED_UTILISATION), assumed
+    source = f"assumed: {_ASSUMED_UTILISATION:.0%} of an A100's {A100_PEAK_FLOPS / 1e12:.0f} TFLOP/s"
+    return assumed_rate(config), source
 
 
 def _rate_of(line: bytes) -> float | None:

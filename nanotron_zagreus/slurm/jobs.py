@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanotron_zagreus.arithmetic import count_parameters
 from nanotron_zagreus.config import Config, dump_config
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.slurm.duration import RunEstimate
@@ -15,6 +17,8 @@ from nanotron_zagreus.slurm.template import fill, read_template
 
 AUTO = Path("auto")
 _CONVERT_CPUS = 4
+_CONVERT_GIGABYTES = 16
+"""At least, as the template has it; half is for torch, transformers and the largest tensors, beside the weights."""
 _CONVERT_LEAD_SECONDS = 300
 _EVALUATE_CPUS = 8
 
@@ -69,6 +73,8 @@ class Chain:
     """Text to tokenize first; none: the shards are there."""
     eos: bool = False
     """Whether the tokenization writes an end-of-text token after each document."""
+    max_failures: int = 0
+    """Documents of a source that may be unreadable and left out; more are a failure."""
     hf_folder: Path | None = None
     """Where converted checkpoints go; None: no conversion."""
     convert_options: str = ""
@@ -109,29 +115,32 @@ def train_script(launch: Launch, estimate: RunEstimate) -> JobScript:
     }
     variables = {
         "NETWORK_INTERFACE": site.network_interface or "",
-        "MAX_REQUEUES": str(site.max_requeues),
         "CONFIG": str(launch.config_file),
         "LOGS": str(launch.folder / "logs"),
     }
     return _script(launch, "train", directives, variables)
 
 
-def convert_script(launch: Launch, hf_folder: Path, options: str = "") -> JobScript:
+def convert_script(launch: Launch, chain: Chain) -> JobScript:
     """Return the job that converts every checkpoint of the run that has no Hugging Face folder yet."""
     variables = {
-        "HF_CHECKPOINTS": str(hf_folder),
-        "CONVERT_OPTIONS": options,
+        "HF_CHECKPOINTS": str(chain.hf_folder),
+        "CONVERT_OPTIONS": chain.convert_options,
         "CONFIG": str(launch.config_file),
-        "MAX_REQUEUES": str(launch.site.max_requeues),
     }
     seconds = seconds_of_time_limit(launch.site.time_limit_without_gpus)
     directives: dict[str, str | None] = {
         "cpus-per-task": str(min(_CONVERT_CPUS, launch.site.cpus_without_gpus)),
         "signal": f"B:USR1@{min(_CONVERT_LEAD_SECONDS, seconds // 4)}",
     }
-    if launch.site.has_memory_without_gpus:
-        directives["mem"] = None
+    directives["mem"] = None if launch.site.has_memory_without_gpus else _conversion_memory(launch.config)
     return _script(launch, "convert", directives | _without_gpus(launch.site), variables)
+
+
+def _conversion_memory(config: Config) -> str:
+    """Return what a conversion asks for: the weights in fp32, twice while it is verified, and as much as is always."""
+    num_parameters = count_parameters(config.model.model_config, config.padded_vocab_size).total
+    return f"{max(_CONVERT_GIGABYTES, _CONVERT_GIGABYTES // 2 + math.ceil(2 * 4 * num_parameters / 1e9))}G"
 
 
 def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
@@ -142,17 +151,16 @@ def evaluate_script(launch: Launch, chain: Chain) -> JobScript:
         "RESULTS": str(chain.results),
         "DATA": "" if chain.data is None else str(chain.data),
         "EVALUATE_OPTIONS": chain.evaluate_options,
-        "MAX_REQUEUES": str(launch.site.max_requeues),
     }
     directives = {"gres": launch.site.gres(1), "cpus-per-task": str(min(_EVALUATE_CPUS, launch.site.cpus_per_node))}
     return _script(launch, "evaluate", directives, variables)
 
 
-def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool) -> JobScript:
-    """Return the job array that tokenizes ``sources``, one element each."""
+def tokenize_script(launch: Launch, chain: Chain) -> JobScript:
+    """Return the job array that tokenizes the chain's sources, one element each."""
     site = launch.site
     directives = {
-        "array": f"0-{len(sources) - 1}",
+        "array": f"0-{len(chain.sources) - 1}",
         "cpus-per-task": str(site.cpus_without_gpus),
         "output": str(launch.folder / "logs" / "%x-%A_%a.log"),
         **_without_gpus(site),
@@ -160,8 +168,8 @@ def tokenize_script(launch: Launch, sources: Sequence[TextSource], *, eos: bool)
     variables = {
         "SOURCES": str(launch.sources_file),
         "TOKENIZER": launch.config.tokenizer.tokenizer_name_or_path,
-        "SPECIAL_TOKENS": "--bos --eos" if eos else "--bos --no-eos",
-        "MAX_REQUEUES": str(site.max_requeues),
+        "SPECIAL_TOKENS": "--bos --eos" if chain.eos else "--bos --no-eos",
+        "MAX_FAILURES": str(chain.max_failures),
     }
     return _script(launch, "tokenize", directives, variables)
 
@@ -191,6 +199,7 @@ def _script(launch: Launch, job: str, directives: Mapping[str, str | None], vari
         "VENV": site.venv,
         "HF_CACHE": site.hf_home or "",
         "OFFLINE": str(int(site.offline)),
+        "MAX_REQUEUES": str(site.max_requeues),
     }
     more = [f"--chdir={launch.work_folder}", *site.directives_of(job)]
     text = fill(read_template(job), {**common, **directives}, {**shared, **variables}, more)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from nanotron_zagreus.checkpoints.layout import replace_durably
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.job_queue import unfinished_jobs
 from nanotron_zagreus.slurm.run_plan import RunPlan
@@ -64,11 +65,10 @@ def refuse_while_queued(folder: Path) -> None:
     """Refuse to touch a folder whose jobs have not ended.
 
     Raises:
-        InputError: naming them.
+        InputError: naming them; or what was submitted cannot be read.
         WorkError: Slurm does not say whether they have.
     """
-    path = folder / JOBS_FILE
-    known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = _submitted(folder / JOBS_FILE)
     waiting = unfinished_jobs(list(known.values()))
     if not waiting:
         return
@@ -79,11 +79,23 @@ def refuse_while_queued(folder: Path) -> None:
     )
 
 
+def _submitted(path: Path) -> dict[str, str]:
+    """Return the jobs that were last submitted, as ``path`` says."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {name: f"{int(job)}" for name, job in known.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: not readable as the jobs of a submission ({error}); see with `squeue --me` that none of them is "
+            "queued or running, then remove the file"
+        ) from error
+
+
 def _record(folder: Path, ids: dict[str, str]) -> None:
     """Write down what was submitted, after every job: an interruption loses none."""
-    aside = folder / f".{JOBS_FILE}.partial"
-    aside.write_text(json.dumps(ids, indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / JOBS_FILE)
+    replace_durably(folder / JOBS_FILE, (json.dumps(ids, indent=1) + "\n").encode())
 
 
 def _take_back(ids: dict[str, str]) -> str:

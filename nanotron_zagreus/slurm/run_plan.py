@@ -92,10 +92,10 @@ def make_run_plan(
     files = {launch.config_file: config_text(launch)}
     jobs = [train_script(launch, estimate)]
     if chain.sources:
-        jobs.insert(0, tokenize_script(launch, chain.sources, eos=chain.eos))
+        jobs.insert(0, tokenize_script(launch, chain))
         files[launch.sources_file] = sources_text(chain.sources)
     if chain.hf_folder is not None:
-        jobs.append(convert_script(launch, chain.hf_folder, chain.convert_options))
+        jobs.append(convert_script(launch, chain))
         if chain.suite is not None:
             jobs.append(evaluate_script(launch, chain))
     later = missing_data(config) if chain.after else None

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from nanotron_zagreus.config.parsing import build
+from nanotron_zagreus.config.loading import load_section
 from nanotron_zagreus.config.rules import at_least, written_out
-from nanotron_zagreus.config.yaml_text import parse_yaml
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 DEFAULT_SITE_FILE = Path("slurm_site.yaml")
@@ -170,12 +169,7 @@ def load_site(path: Path | None) -> Site:
             f"site file {str(file)!r} does not exist; write one with `zagreus slurm site > {DEFAULT_SITE_FILE}`, "
             "fill it in, and name it with --site if it lies elsewhere"
         )
-    try:
-        return build(Site, parse_yaml(file.read_text(encoding="utf-8"), str(file)))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text") from error
-    except InputError as error:
-        raise error if str(error).startswith(str(file)) else InputError(f"{file}: {error}") from error
+    return load_section(Site, file)
 
 
 def seconds_of_time_limit(text: str, field: str = "time_limit") -> int:

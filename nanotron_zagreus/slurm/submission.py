@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanotron_zagreus.errors import InputError, WorkError
-from nanotron_zagreus.job_queue import job_id_in
+from nanotron_zagreus.job_queue import job_id_in, run_client
 from nanotron_zagreus.slurm.jobs import JobScript
 
 _NO_ANSWER = (
@@ -90,8 +90,7 @@ def submit_script(script: Path, after: Sequence[str] = ()) -> str:
 
 def cancel_jobs(ids: Sequence[str]) -> bool:
     """Cancel jobs, those that are chained last first; say whether Slurm took it."""
-    done = subprocess.run(["scancel", *reversed(ids)], capture_output=True, text=True, check=False)
-    return done.returncode == 0
+    return run_client(["scancel", *reversed(ids)]).returncode == 0
 
 
 def _sbatch(arguments: list[str], script: str) -> subprocess.CompletedProcess[str]:
@@ -99,5 +98,4 @@ def _sbatch(arguments: list[str], script: str) -> subprocess.CompletedProcess[st
     require_slurm()
     said = set(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE))
     environment = {name: value for name, value in os.environ.items() if _OPTION_OF.get(name) not in said}
-    command = ["sbatch", *arguments]
-    return subprocess.run(command, input=script, env=environment, capture_output=True, text=True, check=False)
+    return run_client(["sbatch", *arguments], text=script, environment=environment)

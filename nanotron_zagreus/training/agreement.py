@@ -18,6 +18,7 @@ from nanotron_zagreus.checkpoints.layout import node_token, sync_folder
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.engine.launch import exchange, node, place_on_node, rank
 from nanotron_zagreus.errors import InputError, VerificationError, agreed
+from nanotron_zagreus.units import first_few
 
 _T = TypeVar("_T")
 _FIELD = "checkpoints.checkpoints_path_is_shared_file_system"
@@ -51,7 +52,7 @@ def raise_together(refusal: InputError | VerificationError | None) -> None:
     if len(texts) == 1 and all(failure for _, failure in found):
         message = next(iter(texts))
     else:
-        message = "; ".join(f"{some('rank', who)}: {text}" for text, who in texts.items())
+        message = "; ".join(f"{some_ranks(who)}: {text}" for text, who in texts.items())
     kind = InputError if any(failure and failure[0] for _, failure in found) else VerificationError
     raise agreed(kind(message)) from refusal
 
@@ -122,7 +123,7 @@ def _token(root: Path, launch: str) -> Iterator[None]:
         yield
         return
     path = node_token(root, launch, node())
-    path.write_text(f"{os.uname().nodename} rank {rank()}\n")
+    path.write_text(f"{os.uname().nodename} rank {rank()}\n", encoding="utf-8")
     sync_folder(root)
     try:
         yield
@@ -140,7 +141,6 @@ def _visible(root: Path, launch: str, nodes: set[int], *, wait: bool) -> list[in
         time.sleep(0.5)
 
 
-def some(noun: str, names: Sequence[str]) -> str:
+def some_ranks(names: Sequence[str]) -> str:
     """Return `rank 0`, or `ranks 0, 1, 2, 3 and 60 more`."""
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names[:4])}{more}"
+    return f"rank{'s' if len(names) > 1 else ''} {first_few(names, 4)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nanotron_zagreus.checkpoints.layout import OUTCOME_FILE
 from nanotron_zagreus.checkpoints.outcome import read_outcome
-from nanotron_zagreus.config import load_config
+from nanotron_zagreus.config import Config, load_config
 from nanotron_zagreus.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -29,17 +29,14 @@ from nanotron_zagreus.training.agent import AGENT_VARIABLE
 from nanotron_zagreus.training.lifeline import end_with_parent
 from nanotron_zagreus.training.preflight import check_before_start
 from nanotron_zagreus.training.stop_requests import StopRequests
+from nanotron_zagreus.utf8_mode import restart_in_utf8
 
 _POLL_SECONDS = 0.5
-_OUT_OF_MEMORY = (
-    "the GPU's memory is used up, by this run alone or by others on it too; halve tokens.micro_batch_size and double "
-    "tokens.batch_accumulation_per_replica, or set parallelism.recompute_layer: true (`zagreus check` prints what "
-    "each needs), and run again. Saved checkpoints are kept"
-)
 
 
 def rank_main() -> None:
     """Run one rank; the process's entry point under torchrun."""
+    restart_in_utf8()
     parser = argparse.ArgumentParser(description="Train a model; launch with torchrun, one process per GPU.")
     parser.add_argument("--config-file", required=True, help="the training YAML, or a shipped config's name")
     parser.add_argument(
@@ -75,10 +72,27 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         traceback.print_exc()
-        print(f"zagreus: rank {os.environ.get('RANK', '0')}: {_OUT_OF_MEMORY}", file=sys.stderr, flush=True)
+        advice = _out_of_memory(load_config(find_config(config_file)))
+        print(f"zagreus: rank {os.environ.get('RANK', '0')}: {advice}", file=sys.stderr, flush=True)
         return EXIT_FAILED
     _leave_process_group()
     return EXIT_STOPPED if outcome.why == "stopped" and AGENT_VARIABLE in os.environ else 0
+
+
+def _out_of_memory(config: Config) -> str:
+    """Return what to do about a GPU that is full: what needs less memory and is not done yet."""
+    tokens, parallelism = config.tokens, config.parallelism
+    ways = {
+        "halve tokens.micro_batch_size and double tokens.batch_accumulation_per_replica": tokens.micro_batch_size > 1,
+        "set parallelism.recompute_layer: true": not parallelism.recompute_layer,
+        "set optimizer.zero_stage: 1": parallelism.dp > 1 and not config.optimizer.zero_stage,
+    }
+    advice = ", or ".join(way for way, is_open in ways.items() if is_open)
+    return (
+        "the GPU's memory is used up, by this run alone or by others on it too; "
+        f"{advice or 'raise parallelism.tp'} (`zagreus check` prints what a GPU needs), and run again. Saved "
+        "checkpoints are kept"
+    )
 
 
 def _leave_process_group() -> None:

@@ -90,8 +90,7 @@ def _step_device(base: Any, param: torch.Tensor) -> torch.device:
 
 def restore_random_state(point: ResumePoint, ranks: RankLayout) -> bool:
     """Restore this rank's generators; return False when the topology changed and there is none to restore."""
-    now = {"dp": ranks.dp_size, "tp": ranks.tp_size, "pp": ranks.pp_size}
-    if now != point.topology:
+    if ranks.topology != point.topology:
         return False
-    random_state.restore_random_state(point.folder / "random" / f"{ranks.suffix(with_dp=True)}.safetensors")
+    random_state.restore_random_state(point.folder / ranks.random_state_file)
     return True

@@ -20,6 +20,10 @@ from nanotron_zagreus.config import Config
 from nanotron_zagreus.training.line_file import LineFile
 
 _UNITS = ("", "K", "M", "B", "T", "P", "E")
+_LOGGED = (
+    "consumed_tokens", "time_per_iteration_ms", "tokens_per_sec", "tokens_per_sec_per_gpu", "global_batch_size",
+    "grad_norm", "lm_loss", "lr", "model_tflops_per_gpu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +53,8 @@ def log_line(metrics: StepMetrics, train_steps: int) -> str:
     """Return the line upstream main prints for a step."""
     figures = dataclasses.asdict(metrics)
     entries = [f"iteration: {metrics.iteration} / {train_steps}"]
-    for name in ("consumed_tokens", "time_per_iteration_ms", "tokens_per_sec", "tokens_per_sec_per_gpu"):
-        entries.append(f"{name}: {human_format(figures[name])}")
-    for name in ("global_batch_size", "grad_norm", "lm_loss", "lr", "model_tflops_per_gpu"):
-        entries.append(f"{name}: {human_format(figures[name])}")
-    entries.append(f"eta: {timedelta(seconds=metrics.eta_seconds)}")
-    return " | ".join(entries)
+    entries += [f"{name}: {human_format(figures[name])}" for name in _LOGGED]
+    return " | ".join([*entries, f"eta: {timedelta(seconds=metrics.eta_seconds)}"])
 
 
 def human_format(number: float) -> str:

@@ -32,25 +32,19 @@ def merge_equal_groups(optimizer: Any) -> None:
     base.param_groups[:] = merged
 
 
-def exclude_from_weight_decay(optimizer: Any, patterns: tuple[str, ...]) -> list[str]:
-    """Move the parameters that a pattern matches into a group without decay; return their names.
+def exclude_from_weight_decay(optimizer: Any, patterns: tuple[str, ...]) -> None:
+    """Move the parameters that a pattern matches into a group without decay.
 
     Args:
         optimizer: the engine's optimizer.
         patterns: regular expressions, matched from the start of a parameter's name as upstream main does.
     """
-    if not patterns:
-        return []
-    compiled = [re.compile(pattern) for pattern in patterns]
-    excluded: list[str] = []
     base = optimizer.get_base_optimizer()
     for group in list(base.param_groups):
         names = {id(p): optimizer.id_to_name[id(p)] for p in group["params"]}
-        out = [p for p in group["params"] if any(pattern.match(names[id(p)]) for pattern in compiled)]
+        out = [p for p in group["params"] if any(re.match(pattern, names[id(p)]) for pattern in patterns)]
         if out:
             chosen = {id(p) for p in out}
             group["params"] = [p for p in group["params"] if id(p) not in chosen]
             options = {key: value for key, value in group.items() if key not in ("params", "weight_decay")}
             base.add_param_group({**options, "params": out, "weight_decay": 0.0})
-            excluded += [names[id(p)] for p in out]
-    return excluded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import distributed
@@ -28,6 +29,16 @@ class RankLayout:
     """Whether this rank makes and renames folders: rank 0; without a shared file system, each node's first rank."""
     writes_model: bool
     """Whether this rank writes its part of the weights: one replica per file system does."""
+
+    @property
+    def topology(self) -> dict[str, int]:
+        """The sizes in which ranks divide the work, as a manifest records them."""
+        return {"dp": self.dp_size, "tp": self.tp_size, "pp": self.pp_size}
+
+    @property
+    def random_state_file(self) -> Path:
+        """Where a checkpoint keeps this rank's random states, below the step's folder."""
+        return Path("random") / f"{self.suffix(with_dp=True)}.safetensors"
 
     def suffix(self, *, with_dp: bool) -> str:
         """Return the part of a file name that tells ranks apart, in Nanotron's order."""

@@ -62,7 +62,7 @@ def _as_trained(config: Config, step: int) -> tuple[Config, dict[str, Any] | Non
             folders.append(layout.resolve_checkpoint(wanted))
     accepting = dataclasses.replace(config, zagreus=dataclasses.replace(config.zagreus, accept_changed_batch=True))
     for folder in folders:
-        with contextlib.suppress(InputError, VerificationError):
+        with contextlib.suppress(InputError, VerificationError, KeyError):  # an import's has none
             return accepting, manifest.read_manifest(folder)["data"]
     return config, None
 

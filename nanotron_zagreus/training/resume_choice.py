@@ -10,7 +10,7 @@ from nanotron_zagreus.checkpoints import layout, manifest
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.engine.launch import exchange, place_on_node, rank
 from nanotron_zagreus.errors import InputError, VerificationError, agreed
-from nanotron_zagreus.training.agreement import attempt, raise_together, some
+from nanotron_zagreus.training.agreement import attempt, raise_together, some_ranks
 from nanotron_zagreus.training.resume_point import (
     ResumePoint,
     check_fits,
@@ -81,7 +81,7 @@ def _agree(point: ResumePoint | None, problem: str | None) -> list[str]:
             holders.setdefault((step, samples), []).append(str(number))
     if len(holders) > 1:
         names = [
-            f"{'none' if step is None else f'step {step}'} on {some('rank', ranks)}"
+            f"{'none' if step is None else f'step {step}'} on {some_ranks(ranks)}"
             for (step, _), ranks in holders.items()
         ]
         raise agreed(

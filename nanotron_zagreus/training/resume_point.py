@@ -96,9 +96,9 @@ def _named_point(wanted: Path) -> ResumePoint:
 
 
 def _newest_point(root: Path) -> ResumePoint | None:
-    if layout.read_latest(root) is None and layout.list_steps(root):
-        return _newest_whole(root)
-    return read_point(layout.resolve_checkpoint(root)) if layout.read_latest(root) is not None else None
+    if layout.read_latest(root) is None:
+        return _newest_whole(root) if layout.list_steps(root) else None
+    return read_point(layout.resolve_checkpoint(root))
 
 
 def older_steps(config: Config) -> tuple[Path, list[int]]:
@@ -134,6 +134,11 @@ def read_point(folder: Path) -> ResumePoint:
             f"{error}. A checkpoint without one cannot be resumed; train from its weights with "
             f"model.init_method.path: {folder}"
         ) from error
+    if "step" not in facts:
+        raise InputError(
+            f"{folder}: imported weights, without a step or an optimizer to go on with; train from them with "
+            f"model.init_method.path: {folder}"
+        )
     manifest.verify(folder, only=(layout.CONFIG_FILE, layout.MODEL_CONFIG_FILE, layout.METADATA_FILE))
     _compare_counters(folder, facts)
     return ResumePoint(

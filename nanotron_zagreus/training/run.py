@@ -120,7 +120,7 @@ def _begin(config: Config, start: Start, resume: ResumePoint | None) -> tuple[Mi
 
 
 def _verify_weights(folder: Path) -> None:
-    """Refuse starting weights that are not what their manifest says; imported and foreign ones have none.
+    """Refuse starting weights that are not what their manifest says; another Nanotron's have none.
 
     The ranks of a node share the reading.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
 from nanotron_zagreus.checkpoints.tensor_file import nobody_listens
 from nanotron_zagreus.engine.bringup import current
 from nanotron_zagreus.errors import WorkError, agreed
+from nanotron_zagreus.training.agreement import some_ranks
 from nanotron_zagreus.training.guards import all_finite
 from nanotron_zagreus.training.ranks import RankLayout
 from nanotron_zagreus.training.snapshot import Snapshot, SnapshotTaker, TrainingState
@@ -120,16 +121,13 @@ class CheckpointSaver:
             pending.thread.join()
         self._pending = None
         written = self._agree(lambda: (self._ranks.node, _result(pending)), pending.aside)
-        nodes = {self._ranks.node} if not self._shares_files(pending) else {node for node, _ in written}
-        mine = [record for node, records in written if node in nodes for record in records]
+        shares_files = pending.facts["shared_file_system"]
+        mine = [record for node, records in written if shares_files or node == self._ranks.node for record in records]
         self._agree(lambda: _complete(pending, mine) if self._ranks.is_leader else None, pending.aside)
         root, step = pending.final.parent, int(pending.final.name)
         self._agree(lambda: layout.write_latest(root, step) if self._ranks.is_leader else None, pending.aside)
         self.newest = pending.final
         self._prune(root)
-
-    def _shares_files(self, pending: _Pending) -> bool:
-        return bool(pending.facts["shared_file_system"])
 
     def _prune(self, root: Path) -> None:
         """Delete what need not be kept, in a thread: a network file system takes its time."""
@@ -157,17 +155,34 @@ class CheckpointSaver:
         try:
             result = action()
         except Exception as caught:  # reported on every rank below
-            error = f"rank {self._ranks.rank}: {type(caught).__name__}: {caught}"
+            error = _words(caught)
         gathered: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(gathered, (result, error), group=self._group)
-        errors = [failure for _, failure in gathered if failure]
-        if errors:
+        failures = [failure for _, failure in gathered]
+        if any(failures):
             if self._ranks.is_leader:
                 shutil.rmtree(aside, ignore_errors=True)
             raise agreed(
-                WorkError(f"saving {aside.parent} failed, earlier checkpoints are untouched: {'; '.join(errors)}")
+                WorkError(f"saving {aside.parent} failed, earlier checkpoints are untouched: {_by_reason(failures)}")
             )
         return [value for value, _ in gathered]
+
+
+def _words(error: Exception) -> tuple[str, str]:
+    """Return what ranks that fail alike have in common, and the whole, where the system names a file of this rank."""
+    kind, alike = type(error).__name__, error.strerror if isinstance(error, OSError) else None
+    return f"{kind}: {alike or error}", f"{kind}: {error}"
+
+
+def _by_reason(failures: Sequence[tuple[str, str] | None]) -> str:
+    """Return why ranks failed, given each rank's `_words`: every reason once, as its first rank put it."""
+    ranks: dict[str, list[str]] = {}
+    words: dict[str, str] = {}
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            ranks.setdefault(failure[0], []).append(str(rank))
+            words.setdefault(*failure)
+    return "; ".join(f"{some_ranks(who)}: {words[reason]}" for reason, who in ranks.items())
 
 
 def _facts(state: TrainingState, ranks: RankLayout) -> dict[str, Any]:
@@ -176,7 +191,7 @@ def _facts(state: TrainingState, ranks: RankLayout) -> dict[str, Any]:
         "consumed_samples": state.consumed_samples,
         "samples_per_step": state.config.samples_per_step,
         "data": state.data_state,
-        "topology": {"dp": ranks.dp_size, "tp": ranks.tp_size, "pp": ranks.pp_size},
+        "topology": ranks.topology,
         "zero_stage": state.config.optimizer.zero_stage,
         "shared_file_system": state.config.checkpoints.checkpoints_path_is_shared_file_system,
         "engine": current().name,

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from nanotron_zagreus.errors import EXIT_INTERRUPTED
@@ -52,9 +52,7 @@ class SignalRequests:
             self._previous_handlers[number] = signal.signal(number, _leave_it_to_the_listener)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_descriptor)

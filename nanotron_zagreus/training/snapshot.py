@@ -113,7 +113,7 @@ class SnapshotTaker:
             texts=_descriptions(state) if ranks.is_leader else {},
             weights=weights if ranks.writes_model else [],
             optimizer=self._optimizer(state) if holds_optimizer else None,
-            random_path=Path("random") / f"{ranks.suffix(with_dp=True)}.safetensors",
+            random_path=ranks.random_state_file,
             random_state=current_random_state(),
         )
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from nanotron_zagreus.checkpoints.layout import STOP_FILE, replace_durably
@@ -38,9 +38,7 @@ class StopRequests:
             self._previous_handlers[number] = signal.signal(number, self._take)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         if self._first_at is not None:

@@ -246,9 +246,9 @@ class ZagreusTrainer(DistributedTrainer):
         """Refuse: saving needs the data's state, see `loop` and `saving`."""
         raise NotImplementedError("checkpoints are written by training.saving.CheckpointSaver")
 
-    def say(self, text: str, *, level: int = logging.INFO) -> None:
+    def say(self, text: str) -> None:
         """Log one line from rank 0."""
-        log_rank(text, logger=logger, level=level, rank=0)
+        log_rank(text, logger=logger, level=logging.INFO, rank=0)
 
     def log_metrics(self, line: str) -> None:
         """Log a step's line; called on the rank that holds the loss."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,9 +94,6 @@ def _loss_sum(trainer: Any, mixture: Mixture, ids: list[SampleId], micro_batch_s
 
 def _document_offsets(mixture: Mixture, ids: list[SampleId], num_rows: int) -> torch.Tensor:
     """Return the document offsets of a micro-batch; rows without a window are one document."""
-    files = OpenShards(mixture.shards)
-    try:
+    with closing(OpenShards(mixture.shards)) as files:
         rows, starts = mixture.document_starts(Samples.from_ids(ids), files)
-    finally:
-        files.close()
     return document_offsets(rows, starts, num_rows, mixture.sequence_length)

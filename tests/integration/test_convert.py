@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -17,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nanotron_zagreus.checkpoints.architecture import read_json
 from nanotron_zagreus.checkpoints.model_shards import open_model_shards
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.conversion.from_hf import import_folder
@@ -27,6 +27,7 @@ from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.engine.detection import find_engine
 from tests.integration.tiny_runs import REPOSITORY, launch, read_losses, tiny_config, write_config
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
+from tests.unit.engine_model import build_model
 
 pytestmark = pytest.mark.integration
 
@@ -40,21 +41,6 @@ LAYOUTS = {
 }
 
 
-def run_worker(file: str, num_processes: int, *arguments: object) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-    command += ["--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).with_name(file)), *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
-
-
 @pytest.fixture(scope="module")
 def engine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One model written by the engine's own save_weights in every layout."""
@@ -64,7 +50,7 @@ def engine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (tp, pp, tied, dtype) in LAYOUTS.items():
         launches.setdefault(tp * pp, []).append(f"{root / name}:{tp}:{pp}:{tied}:{dtype}")
     for num_processes, models in launches.items():
-        run_worker("engine_checkpoints.py", num_processes, *models)
+        launch(models, num_processes=num_processes, worker=Path(__file__).with_name("engine_checkpoints.py"))
     return root
 
 
@@ -120,34 +106,12 @@ def without_last_row(file: tuple[dict[str, Any], bytes]) -> tuple[dict[str, Any]
     return header, data[: -(len(data) // header["data"]["shape"][0])]
 
 
-def build_model(checkpoint: Path) -> Any:
-    """Return the training model in this process, its parameters not yet filled."""
-    from nanotron.models.base import build_model as build
-    from nanotron.parallel import ParallelContext
-    from nanotron.trainer import mark_tied_parameters
-
-    from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
-    from nanotron_zagreus.model.config import ZagreusConfig
-    from nanotron_zagreus.model.zagreus import ZagreusForTraining
-
-    config = ZagreusConfig(**json.loads((checkpoint / "model_config.json").read_text()))
-    with cuda_as_cpu():
-        context = ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)
-        model = build(
-            parallel_context=context,
-            dtype=torch.float32,
-            model_builder=lambda: ZagreusForTraining(config, context, parallel_config=None),
-        )
-        mark_tied_parameters(model=model, parallel_context=context, parallel_config=None)
-    return model
-
-
 @pytest.mark.parametrize("layout", ["tied-tp2-pp1", "tied-tp1-pp2", "untied-tp2-pp2"])
 def test_the_reference_forward_is_the_training_model_s(engine: Any, engine_root: Path, layout: str) -> None:
     from nanotron_zagreus.training.loading import load_weights
 
     source = open_checkpoint(engine_root / layout)
-    model = build_model(source.path)
+    model = build_model(read_json(source.path / "model_config.json"))
     load_weights(model, source.path)
     tokens = torch.randint(131, (128,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -172,7 +136,7 @@ def test_the_engine_s_own_loader_reads_an_imported_checkpoint(
     # tp x make_vocab_size_divisible_by is 2 both times: the engine pads to the same number of rows.
     tp, pp = sizes
     import_folder(tmp_path / "hf", tmp_path / "imported", tp=tp, pp=pp, make_vocab_size_divisible_by=2 // tp)
-    model = build_model(tmp_path / "imported")
+    model = build_model(read_json(tmp_path / "imported" / "model_config.json"))
     with cuda_as_cpu():
         load_weights(model, model.parallel_context, tmp_path / "imported")
     wanted = open_model_shards(engine_root / "tied-tp1-pp1").tensors

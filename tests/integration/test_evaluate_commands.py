@@ -57,7 +57,9 @@ def test_progress_makes_the_cards_table_and_a_plot_in_one_command(
     plot = tmp_path / "progress.png"
     arguments = ["--suite", "progression-por", "--format", "markdown", "--plot", str(plot), "--published"]
     assert run(["progress", str(results), *arguments]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert f"drawn: {plot}" in printed.err
+    lines = printed.out.splitlines()
     assert lines[0] == "| Model | ARC PT ↑ | HellaSwag PT ↑ | MMLU PT ↑ | Average |"
     assert [line.split(" | ")[0].strip("|* ") for line in lines[2:5]] == ["1k", "2k", "3k"]
     assert lines[5].startswith("| 153k (published) | 0.2667 |")

@@ -117,11 +117,16 @@ def write_config(path: Path, config: dict[str, Any]) -> Path:
 
 
 def launch(
-    configs: Sequence[Path | str], *, num_processes: int, check: bool = True, environment: dict[str, str] | None = None
+    configs: Sequence[Path | str],
+    *,
+    num_processes: int,
+    check: bool = True,
+    environment: dict[str, str] | None = None,
+    worker: Path = _WORKER,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the configurations one after another in one launch of ``num_processes`` ranks."""
+    """Run the configurations one after another in one launch of ``num_processes`` ranks, or what ``worker`` takes."""
     done = subprocess.run(
-        launch_command(configs, num_processes),
+        launch_command(configs, num_processes, worker),
         cwd=REPOSITORY,
         env=environment or launch_environment(),
         capture_output=True,
@@ -134,10 +139,10 @@ def launch(
     return done
 
 
-def launch_command(configs: Sequence[Path | str], num_processes: int) -> list[str]:
+def launch_command(configs: Sequence[Path | str], num_processes: int, worker: Path = _WORKER) -> list[str]:
     """Return the command line of a launch."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-    return [*command, "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", str(_WORKER), *map(str, configs)]
+    return [*command, "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", str(worker), *map(str, configs)]
 
 
 def launch_environment() -> dict[str, str]:

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ class Login:
         sizes = ("--nodes", str(nodes), "--gpus-per-node", str(gpus))
         done = self.zagreus("slurm", "submit", "--config-file", config, *sizes, "--json", *options)
         return json.loads(done.stdout)["jobs"]
+
+    def wait_until(self, is_so: Callable[[], bool], seconds: float = 60) -> None:
+        """Return once something is so."""
+        end = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < end, f"waited {seconds} s\n{self.logs()}"
+            time.sleep(0.1)
 
     def logs(self) -> str:
         """Return everything the jobs wrote."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,11 @@ class Run:
 
     def wait_for_steps(self, step: int) -> None:
         """Return once the run has finished ``step``."""
-        wait_until(lambda: any(event.get("iteration", 0) >= step for event in self.login.events(self.root)), self.login)
+
+        def reached() -> bool:
+            return any(event.get("iteration", 0) >= step for event in self.login.events(self.root))
+
+        self.login.wait_until(reached, _PATIENCE_SECONDS)
 
     def end(self) -> dict[str, str]:
         """Return the job's fields once it has ended."""
@@ -48,13 +51,6 @@ class Run:
 
     def outcome(self) -> dict[str, Any]:
         return json.loads((self.root / "outcome.json").read_text())
-
-
-def wait_until(is_so: Callable[[], bool], login: Login, seconds: float = _PATIENCE_SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, f"waited {seconds} s\n{login.logs()}"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +117,7 @@ def test_a_killed_rank_fails_the_job_and_leaves_no_process(submitted: Callable[.
     job = run.end()
     assert job["JobState"] == "FAILED", run.login.logs()
     assert job["Restarts"] == "0"
-    wait_until(lambda: not run.login.cluster.processes_of_job(run.job), run.login, seconds=30)
+    run.login.wait_until(lambda: not run.login.cluster.processes_of_job(run.job), 30)
 
 
 def pid_of_rank(rank: int, job: str) -> int:

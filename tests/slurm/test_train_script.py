@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,7 +65,7 @@ class Stage:
     def wait_for_start(self, job: str) -> None:
         """Return once the stand-in runs in the job's present start."""
         starts = int(self.login.cluster.job(job)["Restarts"]) + 1
-        wait_until(lambda: len(self.arguments()) >= starts, self.login)
+        self.login.wait_until(lambda: len(self.arguments()) >= starts)
 
     def ask_for_a_save(self, job: str) -> None:
         """Send what Slurm sends before the time limit, once the stand-in runs in the job's present start."""
@@ -78,13 +76,6 @@ class Stage:
         """Return what the stand-in on the first node was called with, one entry for each start."""
         path = self.folder / "arguments.n1"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def wait_until(is_so: Callable[[], bool], login: Login) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end, login.logs()
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -146,7 +137,7 @@ def test_a_time_limit_while_the_job_starts_is_heard(stage: Stage, cluster: Slurm
     activate = (stage.binaries / "activate").read_text()
     (stage.binaries / "activate").write_text(f'{activate}touch {started}\n[ -n "$SLURM_RESTART_COUNT" ] || sleep 3\n')
     job = stage.submit([stopped(4), FINISHED])
-    wait_until(started.exists, stage.login)
+    stage.login.wait_until(started.exists)
     cluster.run(["scancel", "--signal=USR1", "--batch", job])
     ended = cluster.wait(job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), stage.login.logs()

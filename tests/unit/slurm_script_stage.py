@@ -32,7 +32,7 @@ class Stage:
         self.calls_file = folder / "calls"
         note = f'echo "${{0##*/}} $*" >>{self.calls_file}'
         self.program("srun", f'{note}\nwhile [ "$1" != torchrun ]; do shift; done\nexec "$@"')
-        self.program("squeue", f"{note}\ncat {self.state}")
+        self.program("squeue", f'{note}\n[ -n "${{SQUEUE_STATES:-}}" ] || cat {self.state}')
         self.program("scontrol", f'{note}\n[ "$2" != hostnames ] || echo n1')
         self.program("zagreus", note)
         self.program("sleep", "exec /bin/sleep 0.02")

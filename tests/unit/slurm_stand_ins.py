@@ -37,8 +37,8 @@ class SlurmClients:
             case "$*" in *"$refused"*) echo "sbatch: error: limit" >&2; exit 1;; esac
             echo $((11 + $(wc -l <{self.queue}))) | tee -a {self.queue}""",
         )
-        write_program(folder, "squeue", f"{note}\ncat {self.queue}")
-        write_program(folder, "scancel", f"{note}\n: >{self.queue}")
+        write_program(folder, "squeue", f'{note}\n[ -n "${{SQUEUE_STATES:-}}" ] || cat {self.queue}')
+        write_program(folder, "scancel", f'{note}\n[ -n "${{SCANCEL_USER:-}}" ] || : >{self.queue}')
 
     def refuse(self, script: str) -> None:
         """Make sbatch refuse scripts of this name, though not when it is only tried."""

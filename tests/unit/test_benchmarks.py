@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
 import subprocess
 import sys
+import threading
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.train_step import Uncompiled, Worker, peak_tflops
+from benchmarks import train_step
+from benchmarks.train_step import SideFailed, Worker, peak_tflops
 from benchmarks.train_step_sides import build_transformers, configuration, is_compiled
-from benchmarks.train_step_worker import Setup
+from benchmarks.train_step_worker import Setup, Timing
 
 
 @pytest.mark.parametrize(
@@ -82,8 +87,65 @@ def test_figures_of_an_uncompiled_side_are_refused_unless_asked_for(
     if allowed:
         assert Worker("ours", arguments).setup is setup  # type: ignore[arg-type]
         return
-    with pytest.raises(Uncompiled, match=r"ours: blocks uncompiled.*--allow-uncompiled"):
+    with pytest.raises(SideFailed, match=r"ours: blocks uncompiled.*--allow-uncompiled"):
         Worker("ours", arguments)  # type: ignore[arg-type]
+
+
+STOCK, TRANSFORMERS = "stock nanotron", "transformers, compiled"
+
+
+@pytest.mark.parametrize(
+    ("ends", "measured", "failed"),
+    [
+        ({}, {"ours": 0, STOCK: 2, TRANSFORMERS: 2}, []),
+        ({"ours": 0}, {STOCK: 0, TRANSFORMERS: 0}, ["ours"]),
+        ({"ours": 2}, {STOCK: 0, TRANSFORMERS: 0}, ["ours"] * 3),  # beside no side it lives long enough
+        ({"ours": 6}, {"ours": 0, STOCK: 1, TRANSFORMERS: 2}, ["ours"]),
+        ({STOCK: 0}, {"ours": 0, TRANSFORMERS: 2}, [STOCK]),
+        ({STOCK: 2}, {"ours": 0, TRANSFORMERS: 2}, [STOCK]),
+    ],
+)
+def test_a_side_that_dies_takes_no_other_with_it(
+    ends: dict[str, int],
+    measured: dict[str, int],
+    failed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Processes are threads here, which close their pipe at the request of the number in ``ends``."""
+
+    def serve(connection: Connection, side: str, *shape: object) -> None:
+        with connection:
+            for number in range(100):
+                if number == ends.get(side):
+                    return
+                answer = Timing(seconds=2.0 if side == "ours" else 3.0, peak_bytes=1, loss=1.0)
+                connection.send(answer if number else Setup(attention="a", compiled="c", is_as_meant=True))
+                if connection.recv() is None:
+                    return
+
+    def process(target: Any, args: Any) -> threading.Thread:
+        connection, *rest = args
+        return threading.Thread(target=target, args=(Connection(os.dup(connection.fileno())), *rest))
+
+    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=process)
+    monkeypatch.setattr(train_step, "serve", serve)
+    monkeypatch.setattr(train_step.multiprocessing, "get_context", lambda method: context)
+    monkeypatch.setattr(sys, "argv", ["train_step", "--rounds", "2", "--steps", "1", "--sides", STOCK, TRANSFORMERS])
+    if failed:
+        with pytest.raises(SystemExit, match="train_step: failed, the other rows stand"):
+            train_step.main()
+    else:
+        train_step.main()
+    printed = capsys.readouterr()
+    rows = [line.strip("| ").split(" | ") for line in printed.out.splitlines() if line.startswith("| ")][1:]
+    assert [cells[0].partition(":")[0] for cells in rows if len(cells) == 1] == failed
+    assert [cells[0] for cells in rows if len(cells) > 1] == list(measured)
+    for side, num_ratios in measured.items():
+        assert printed.err.count(f"{side}: round") >= 2
+        assert printed.err.count(", ours 2\n") >= num_ratios
+        (row,) = (cells for cells in rows if cells[0] == side and len(cells) > 1)
+        assert ("1.50 (1.50 to 1.50)" in row) == (num_ratios > 0)
 
 
 def test_compiled_transformers_attend_causally_without_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:

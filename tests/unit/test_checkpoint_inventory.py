@@ -51,7 +51,7 @@ def test_a_checkpoint_without_a_step_is_no_folder_of_them(root: Path, capsys: py
 def test_a_checkpoint_that_has_no_manifest_is_not_to_be_verified(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An imported one, say: what is advised must not end in an error."""
+    """Another Nanotron's, say: what is advised must not end in an error."""
     (root / "10").rename("imported")
     Path("imported/manifest.json").unlink()
     assert run(["checkpoints", "list", "imported"]) == 2
@@ -59,7 +59,7 @@ def test_a_checkpoint_that_has_no_manifest_is_not_to_be_verified(
     assert "no manifest.json" in error and "zagreus convert" in error and "checkpoints verify" not in error
     assert run(["checkpoints", "verify", "imported"]) == 3
     captured = capsys.readouterr()
-    assert "an imported one has none" in captured.out and "damaged or without a manifest" in captured.err
+    assert "another Nanotron's has none" in captured.out and "damaged or without a manifest" in captured.err
 
 
 def test_pruning_one_step_names_the_folder_to_prune(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

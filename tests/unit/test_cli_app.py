@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,9 @@ import pytest
 
 from nanotron_zagreus.cli import app as cli
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError, WorkError
+from nanotron_zagreus.resources import find_config
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,29 @@ def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixtu
     if code:
         assert "Traceback" not in captured.err
         assert captured.err
+
+
+def test_a_shell_can_complete_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"_ZAGREUS_COMPLETE": "complete_bash", "COMP_WORDS": "zagreus tok", "COMP_CWORD": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        cli.run([])
+    assert capsys.readouterr().out.split() == ["tokenize"]
+
+
+@pytest.mark.parametrize("isolated", [(), ("-E", "-X", "utf8=0")])  # with -E Python reads no variable
+def test_texts_and_names_are_utf8_whatever_the_locale(isolated: tuple[str, ...], tmp_path: Path) -> None:
+    config = tmp_path / "açúcar" / "run.yaml"
+    config.parent.mkdir()
+    text = find_config("zagreus_350M_por.yaml").read_text(encoding="utf-8")
+    config.write_text(re.sub("^  run: .*$", "  run: pré-treino", text, flags=re.MULTILINE), encoding="utf-8")
+    program = "import sys; sys.path[:0] = [sys.argv.pop(1)]; from nanotron_zagreus.cli.app import main; main()"
+    command = [sys.executable, *isolated, "-c", program, str(ROOT), "check", "--config-file", str(config)]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+    done = subprocess.run(command, env=environment | locale, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pré-treino" in done.stdout.decode() and "açúcar" in done.stdout.decode()
 
 
 def test_version_names_what_trains_without_importing_it() -> None:

@@ -20,6 +20,7 @@ from nanotron_zagreus.conversion.from_hf import import_folder
 from nanotron_zagreus.conversion.nanotron_layout import pipeline_ranks
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
+from nanotron_zagreus.training.resume_point import read_point
 from tests.integration.tiny_runs import tiny_config, write_config
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
 
@@ -70,6 +71,22 @@ def test_an_unpadded_checkpoint_comes_back_file_for_file(tmp_path: Path, hf: Pat
     assert len(source) == 20
     for relative, path in source.items():
         assert read_shard(tmp_path / "imported" / relative) == read_shard(path), relative
+
+
+def test_an_import_can_be_verified_and_is_no_step_to_resume(
+    tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "imported/7"  # a name that steps have
+    import_folder(hf, folder, tp=5, verify=False)
+    assert run(["checkpoints", "verify", str(folder)]) == 0
+    assert run(["checkpoints", "list", str(folder.parent), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.partition("[")[2].rpartition("]")[0])["state"] == "whole"
+    with pytest.raises(InputError, match=r"imported weights.*model\.init_method\.path"):
+        read_point(folder)
+    shard = next((folder / "model").rglob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
+    assert run(["checkpoints", "verify", str(folder)]) == 3
+    assert shard.name in capsys.readouterr().err
 
 
 def read_shard(path: Path) -> tuple[dict[str, str], bytes]:

@@ -21,12 +21,13 @@ from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokeniz
 Tensors = dict[str, torch.Tensor]
 
 
+def swap(tensors: Tensors, one: str, other: str) -> None:
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+
+
 def swap_key_and_value(tensors: Tensors) -> None:
-    layer = "model.layers.1.self_attn."
-    tensors[f"{layer}k_proj.weight"], tensors[f"{layer}v_proj.weight"] = (
-        tensors[f"{layer}v_proj.weight"],
-        tensors[f"{layer}k_proj.weight"],
-    )
+    attention = "model.layers.1.self_attn"
+    swap(tensors, f"{attention}.k_proj.weight", f"{attention}.v_proj.weight")
 
 
 def interleave_rotary_pairs(tensors: Tensors) -> None:
@@ -37,19 +38,12 @@ def interleave_rotary_pairs(tensors: Tensors) -> None:
 
 
 def swap_gate_and_up(tensors: Tensors) -> None:
-    layer = "model.layers.0.mlp."
-    tensors[f"{layer}gate_proj.weight"], tensors[f"{layer}up_proj.weight"] = (
-        tensors[f"{layer}up_proj.weight"],
-        tensors[f"{layer}gate_proj.weight"],
-    )
+    swap(tensors, "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight")
 
 
 def swap_norms(tensors: Tensors) -> None:
-    layer = "model.layers.2."
-    tensors[f"{layer}input_layernorm.weight"], tensors[f"{layer}post_attention_layernorm.weight"] = (
-        tensors[f"{layer}post_attention_layernorm.weight"],
-        tensors[f"{layer}input_layernorm.weight"],
-    )
+    layer = "model.layers.2"
+    swap(tensors, f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight")
 
 
 def change_theta(config: dict[str, object]) -> None:

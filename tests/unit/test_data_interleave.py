@@ -30,16 +30,20 @@ def test_every_prefix_is_within_two_samples_of_the_declared_shares(shares, num_s
     assert max(deviations(interleave, num_samples)) < 2
 
 
-@settings(max_examples=40, deadline=None)
-@given(shares=SHARES, first=st.integers(0, MAX_SAMPLES - 300))
-def test_located_samples_agree_with_the_counts_before_them(shares, first):
-    interleave = Interleave(shares)
-    source, position = interleave.locate(np.arange(first, first + 200))
+def assert_located_as_counted(interleave, first, num_samples):
+    """Compare the places of samples from ``first`` on with the counts of those before them."""
+    source, position = interleave.locate(np.arange(first, first + num_samples))
     counts = interleave.counts(first)
     for one_source, one_position in zip(source.tolist(), position.tolist(), strict=True):
         assert one_position == counts[one_source]
         counts[one_source] += 1
-    assert counts == interleave.counts(first + 200)
+    assert counts == interleave.counts(first + num_samples)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shares=SHARES, first=st.integers(0, MAX_SAMPLES - 300))
+def test_located_samples_agree_with_the_counts_before_them(shares, first):
+    assert_located_as_counted(Interleave(shares), first, 200)
 
 
 @settings(max_examples=20, deadline=None)
@@ -64,13 +68,7 @@ def test_no_prefix_of_twenty_thousand_samples_deviates_by_two(num_sources):
 
 @pytest.mark.parametrize("shares", [[2**59 - 3, 2**58 + 1, 7], [10**12 // n for n in range(1, 21)]])
 def test_the_last_samples_are_exact_where_floats_and_64_bit_products_are_not(shares):
-    interleave = Interleave(shares)
-    first = MAX_SAMPLES - 1000
-    source, position = interleave.locate(np.arange(first, first + 500))
-    counts = interleave.counts(first)
-    for one_source, one_position in zip(source.tolist(), position.tolist(), strict=True):
-        assert one_position == counts[one_source]
-        counts[one_source] += 1
+    assert_located_as_counted(Interleave(shares), MAX_SAMPLES - 1000, 500)
 
 
 def test_pinned_order_does_not_change_between_versions():

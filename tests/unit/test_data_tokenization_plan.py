@@ -1,11 +1,13 @@
 """What is decided before the first document is read: how wide a token is, and what stands in the record."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from nanotron_zagreus.data.tokenization import make_pipeline
+from nanotron_zagreus.cli.app import EXIT_BAD_INPUT, run
+from nanotron_zagreus.data.tokenization import list_failures, make_pipeline
 from nanotron_zagreus.data.tokenization_plan import TokenizationJob, prepare
 from nanotron_zagreus.data.tokenizer_loading import load_tokenizer
 from nanotron_zagreus.data.verification import verify_shard
@@ -75,3 +77,55 @@ def test_a_file_that_was_mended_is_the_one_that_is_known_from_then_on(tmp_path):
     after = json.loads(plan.read_text())["tasks"]
     assert [[entry[0] for entry in task] for task in after] == [[entry[0] for entry in task] for task in before]
     assert after != before
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A tokenization into `out`, begun, and the command line that goes on with it."""
+    path = train_tokenizer(tmp_path / "tokenizer", named=True)
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
+    job = TokenizationJob(inputs=(str(tmp_path / "a.jsonl"),), output=tmp_path / "out", tokenizer=str(path))
+    prepare(job)
+    return job, ["tokenize", "--input", *job.inputs, "--output", str(job.output), "--tokenizer", job.tokenizer]
+
+
+def test_a_tokenizer_under_another_spelling_of_its_path_goes_on_under_the_first(begun, tmp_path, monkeypatch):
+    job, _ = begun
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("tokenizer")
+    for spelling in ("tokenizer", "tokenizer/", "./tokenizer/tokenizer.json", "~/tokenizer", "link"):
+        assert prepare(dataclasses.replace(job, tokenizer=spelling)).choice.name == job.tokenizer
+    assert json.loads((tmp_path / "out/tokenization.json").read_text())["tokenizer"] == job.tokenizer
+    changed = tmp_path / "tokenizer/tokenizer.json"
+    changed.write_text(changed.read_text() + "\n")
+    with pytest.raises(InputError, match="tokenizer_sha256 was"):
+        prepare(job)
+
+
+@pytest.mark.parametrize("text", ["", '{"format": 1, "tasks": [[["/in/a.jso', "{}", "[]", '{"tasks": [["a.jsonl"]]}'])
+@pytest.mark.parametrize("options", [[], ["--tasks", "1"], ["--status"]])
+def test_a_damaged_plan_is_named_with_what_to_do(options, text, begun, capsys):
+    job, command = begun
+    (job.output / "logs/plan.json").write_text(text)
+    assert run([*command, *options]) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert f"{job.output}/logs/plan.json: not readable as a plan" in error and "another folder" in error
+
+
+def test_a_tokenization_whose_plan_is_gone_is_not_said_to_have_had_no_tasks(begun, capsys):
+    job, command = begun
+    (job.output / "logs/plan.json").unlink()
+    assert run(command) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert "plan.json is gone" in error and "0 tasks" not in error
+
+
+def test_a_list_of_failures_that_was_cut_is_read_as_far_as_it_goes(begun):
+    """As a full disk leaves it; the task that wrote it is done again, and writes it anew."""
+    job, _ = begun
+    path = job.output / "logs/failures/00000.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"file": "/in/b.jsonl", "row": 4, "error": "x"}\n{"file": "/in/b.js')
+    first, cut = list_failures(prepare(job))
+    assert first["row"] == 4 and (cut["file"], cut["row"]) == (str(path), 1)

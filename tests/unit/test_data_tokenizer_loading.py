@@ -1,9 +1,11 @@
 """Which tokens stand around a document: told by the tokenizer, or refused with the way out."""
 
+import contextlib
 import json
 
 import pytest
 
+from nanotron_zagreus.data.mixture import open_mixture
 from nanotron_zagreus.data.tokenizer_identity import check_tokenizers
 from nanotron_zagreus.data.tokenizer_loading import choose_tokenizer, load_tokenizer
 from nanotron_zagreus.errors import InputError, MissingInputError
@@ -90,3 +92,21 @@ def test_the_hash_decides_where_both_sides_have_one(folder, tmp_path):
     (source_folder / "tokenization.json").write_text("{}")
     with pytest.raises(InputError, match="not a tokenization record"):
         check("named")
+
+
+@pytest.mark.parametrize("made_with", ["named", "named/", "./named/tokenizer.json", "link", "~/named"])
+def test_without_a_hash_all_spellings_of_a_path_are_one_name(made_with, folder, tmp_path, monkeypatch):
+    """As of shards that datatrove made."""
+    from tests.unit.data_fixtures import make_config, write_source
+
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder)
+    (tmp_path / "link").symlink_to(folder / "named")
+    name = str(tmp_path / "link") if made_with == "link" else made_with
+    source_folder = str(write_source(tmp_path / "x", [5], tokenizer=name))
+    for wanted, is_same in ((str(folder / "named"), True), (str(folder / "template"), False)):
+        config = make_config(
+            [{"dataset": {"dataset_folder": source_folder}}], tokenizer={"tokenizer_name_or_path": wanted}
+        )
+        with contextlib.nullcontext() if is_same else pytest.raises(InputError, match="tokenizer_names"):
+            open_mixture(config)

@@ -135,6 +135,12 @@ def test_a_changed_demo_starts_clean(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "made").exists()
 
 
+def test_a_damaged_journal_says_how_to_start_clean(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").touch()
+    with pytest.raises(InputError, match=r"demo\.json: not readable.*remove"):
+        Journal.open(tmp_path, "a", QUIET)
+
+
 def test_a_folder_the_demo_did_not_make_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(InputError, match="did not make"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,14 @@ def test_ranks_that_torchrun_starts_again_with_the_store_of_those_before_are_ref
     launched(3, restarts=0, shares=True)
     assert "--max_restarts" in check_restart()
     launched(3, restarts=1, shares=True)
-    with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        check_restart()
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    for rank, waits in ((0, 0), (3, 1)):
+        monkeypatch.setenv("RANK", str(rank))
+        with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1") as caught:
+            check_restart()
+        assert caught.value.agreed, "rank 0 prints it for all"
+        assert len(waited) == waits, "torchrun ends rank 0 as soon as another one has ended"
 
 
 def test_cuda_is_hidden_from_every_test_but_those_of_a_gpu() -> None:

@@ -9,6 +9,7 @@ import pytest
 from nanotron_zagreus.conversion import to_hf
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation import model_folders
+from nanotron_zagreus.evaluation.batching import choose_batch_size
 from nanotron_zagreus.evaluation.model_folders import checkpoint_tokenizer, forget_converted, hf_folder
 from nanotron_zagreus.evaluation.subjects import Subject, find_subjects
 from tests.unit.test_evaluation_inputs import checkpoint, folder_of
@@ -56,3 +57,9 @@ def test_a_configuration_that_cannot_be_read_is_as_none(tmp_path: Path, text: by
     assert (found.step, found.tokens) == (5, None)
     with pytest.raises(InputError, match=r"ck/5.*--tokenizer"):
         checkpoint_tokenizer(damaged, None)
+
+
+def test_a_damaged_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(InputError, match=r"config\.json: not readable as JSON"):
+        choose_batch_size("auto", "cpu", tmp_path)

@@ -7,7 +7,6 @@ import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from nanotron_zagreus.config.sections import CheckpointsSection
 from nanotron_zagreus.memory import MemoryEstimate, checkpoint_bytes, estimate_memory, num_kept, num_saves
 from nanotron_zagreus.resources import find_config
 from tests.unit.config_fixtures import edited
+from tests.unit.engine_model import build_model, fill_randomly
 
 NEEDS_COMPILER = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU, g++ is not here"
@@ -40,36 +40,16 @@ SHAPE = {
 }
 
 
-def build_model(num_layers: int, dtype: torch.dtype, compiled: bool) -> Any:
+def build(num_layers: int, dtype: torch.dtype, compiled: bool) -> Any:
     """Return the engine's model in this process."""
-    from nanotron.models.base import build_model as build
-    from nanotron.parallel import ParallelContext
-    from nanotron.trainer import mark_tied_parameters
-
-    from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
-    from nanotron_zagreus.model.config import ModelOptions, ZagreusConfig
-    from nanotron_zagreus.model.zagreus import ZagreusForTraining
-
-    config = ZagreusConfig(**SHAPE, num_hidden_layers=num_layers)
-    options = ModelOptions(vocab_size=config.vocab_size, compile_blocks=compiled)
-    with cuda_as_cpu():
-        context = ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)
-        model = build(
-            parallel_context=context,
-            dtype=dtype,
-            model_builder=lambda: ZagreusForTraining(config, context, parallel_config=None, options=options),
-        )
-        mark_tied_parameters(model=model, parallel_context=context, parallel_config=None)
-    init = SimpleNamespace(
-        general=SimpleNamespace(seed=1), model=SimpleNamespace(init_method=SimpleNamespace(std=0.02))
-    )
-    model.init_model_randomly(init)
+    model = build_model({**SHAPE, "num_hidden_layers": num_layers}, dtype=dtype, compile_blocks=compiled)
+    fill_randomly(model, std=0.02, seed=1)
     return model
 
 
 def kept_bytes(num_layers: int, micro_batch_size: int, dtype: str, compiled: bool) -> int:
     """Return the bytes that the backward pass keeps besides the parameters, each storage once."""
-    model = build_model(num_layers, getattr(torch, dtype), compiled)
+    model = build(num_layers, getattr(torch, dtype), compiled)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from nanotron_zagreus.config import load_config
+from nanotron_zagreus.config.parsing import to_plain
+from tests.unit.engine_model import build_model, fill_randomly
+
 SEQUENCE = 96
 # fp32 on CPU: SDPA and eager attention alone differ by up to 1.4e-5 on logits of this size.
 TOLERANCE = 1e-4
@@ -25,29 +29,8 @@ CONFIG = {
 
 def build_ours(*, tied: bool, seed: int = 3) -> Any:
     """Return the engine's model in this process, randomly initialised with norms other than 1."""
-    from types import SimpleNamespace
-
-    from nanotron.models.base import build_model
-    from nanotron.parallel import ParallelContext
-    from nanotron.trainer import mark_tied_parameters
-
-    from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
-    from nanotron_zagreus.model.config import ZagreusConfig
-    from nanotron_zagreus.model.zagreus import ZagreusForTraining
-
-    config = ZagreusConfig(**CONFIG, tie_word_embeddings=tied)
-    with cuda_as_cpu():
-        context = ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)
-        model = build_model(
-            parallel_context=context,
-            dtype=torch.float32,
-            model_builder=lambda: ZagreusForTraining(config, context, parallel_config=None),
-        )
-        mark_tied_parameters(model=model, parallel_context=context, parallel_config=None)
-    init = SimpleNamespace(
-        general=SimpleNamespace(seed=seed), model=SimpleNamespace(init_method=SimpleNamespace(std=0.2))
-    )
-    model.init_model_randomly(init)
+    model = build_model({**CONFIG, "tie_word_embeddings": tied})
+    fill_randomly(model, std=0.2, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for name, param in model.named_parameters():
         if "norm" in name:
@@ -166,24 +149,6 @@ def test_documents_kept_apart_give_the_logits_of_each_alone(engine: Any) -> None
 
 
 def test_the_published_model_has_437_760_960_parameters(engine: Any) -> None:
-    from nanotron.models.base import build_model
-    from nanotron.parallel import ParallelContext
-    from nanotron.trainer import mark_tied_parameters
-
-    from nanotron_zagreus.config import load_config
-    from nanotron_zagreus.config.parsing import to_plain
-    from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
-    from nanotron_zagreus.model.config import ZagreusConfig
-    from nanotron_zagreus.model.zagreus import ZagreusForTraining
-
-    config = ZagreusConfig(**to_plain(load_config("smollm2/zagreus_350M_por.yaml").model.model_config))
-    with cuda_as_cpu():
-        context = ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)
-        model = build_model(
-            parallel_context=context,
-            dtype=torch.bfloat16,
-            model_builder=lambda: ZagreusForTraining(config, context, parallel_config=None),
-            device=torch.device("meta"),
-        )
-        mark_tied_parameters(model=model, parallel_context=context, parallel_config=None)
+    published = to_plain(load_config("smollm2/zagreus_350M_por.yaml").model.model_config)
+    model = build_model(published, dtype=torch.bfloat16, device="meta")
     assert sum(param.numel() for param in model.parameters()) == 437_760_960

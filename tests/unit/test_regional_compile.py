@@ -14,36 +14,23 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from nanotron_zagreus.model.documents import documents_of
 from nanotron_zagreus.model.regional_compile import RegionalCompile
 from nanotron_zagreus.model.rope import rotary_tables
+from tests.unit.engine_model import build_model
 
 BATCH, SEQUENCE, HEAD_DIM = 2, 48, 16
 
 
 def layers(attention: str, count: int = 3) -> list[Any]:
     """Return decoder layers of the same shape with different weights."""
-    from nanotron.models.base import build_model
-    from nanotron.parallel import ParallelContext
-
-    from nanotron_zagreus.engine.cuda_as_cpu import cuda_as_cpu
-    from nanotron_zagreus.model.config import ModelOptions, ZagreusConfig
-    from nanotron_zagreus.model.zagreus import ZagreusForTraining
-
-    config = ZagreusConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=count,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=32,
-        tie_word_embeddings=False,
-    )
-    options = ModelOptions(vocab_size=32, attention=attention, compile_blocks=True)
-    with cuda_as_cpu():
-        context = ParallelContext(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)
-        model = build_model(
-            parallel_context=context,
-            dtype=torch.float32,
-            model_builder=lambda: ZagreusForTraining(config, context, parallel_config=None, options=options),
-        )
+    config = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": count,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 32,
+        "tie_word_embeddings": False,
+    }
+    model = build_model(config, attention=attention, compile_blocks=True)
     with torch.no_grad():
         for index, parameter in enumerate(model.parameters()):
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))

@@ -140,12 +140,12 @@ def test_the_jobs_read_a_configuration_that_resumes_by_itself() -> None:
 def test_a_chain_holds_its_jobs_in_order() -> None:
     folder = A_FOLDER
     sources = (TextSource(input="/corpus/por", output=folder, text_column="text"),)
-    chain = Chain(sources=sources, hf_folder=Path("hf"), suite="progression-por")
+    chain = Chain(sources=sources, max_failures=20, hf_folder=Path("hf"), suite="progression-por")
     plan = published_plan(chain, dataclasses.replace(SITE, cpu_partition="serial", directives=("--exclusive",)))
     assert [job.name for job in plan.jobs] == ["tokenize", "train", "convert", "evaluate"]
     tokenize = plan.script("tokenize").text
     assert "#SBATCH --array=0-0" in tokenize and "#SBATCH --partition=serial" in tokenize
-    assert "SPECIAL_TOKENS='--bos --no-eos'" in tokenize
+    assert "SPECIAL_TOKENS='--bos --no-eos'" in tokenize and "\nMAX_FAILURES=20 " in tokenize
     assert plan.files[plan.launch.sources_file] == f"/corpus/por\t{folder}\ttext\n"
     assert "HF_CHECKPOINTS=hf" in plan.script("convert").text
     assert "SUITE=progression-por" in plan.script("evaluate").text
@@ -211,8 +211,17 @@ def test_a_job_is_not_asked_for_memory_that_slurm_would_refuse(directive: str, t
     assert asked == {"tokenize": tokenize, "train": [directive], "convert": ["--mem=16G"], "evaluate": [directive]}
 
 
+def test_a_conversion_asks_for_what_its_model_takes() -> None:
+    """Twice 7 billion parameters in fp32 did not fit the 16G that are enough for 0.4 billion."""
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
+    shape = dataclasses.replace(PUBLISHED.model.model_config, **sizes, num_hidden_layers=32, vocab_size=32000)
+    larger = dataclasses.replace(PUBLISHED, model=dataclasses.replace(PUBLISHED.model, model_config=shape))
+    plan = published_plan(Chain(hf_folder=Path("hf")), config=larger)
+    assert re.findall(r"^#SBATCH --mem=(\S+)", plan.script("convert").text, re.MULTILINE) == ["61G"]
+
+
 @pytest.mark.parametrize("directive", ["--mem=64G", "--mem-per-cpu=16G"])
-def test_a_conversion_of_a_larger_model_gets_the_memory_that_jobs_without_a_gpu_are_given(directive: str) -> None:
+def test_a_conversion_gets_the_memory_that_jobs_without_a_gpu_are_given(directive: str) -> None:
     site = dataclasses.replace(SITE, directives=("--mem=0",), cpu_directives=(directive,))
     text = published_plan(Chain(hf_folder=Path("hf")), site).script("convert").text
     assert re.findall(r"^#SBATCH (--mem\S*)", text, re.MULTILINE) == [directive]

@@ -146,6 +146,7 @@ def test_a_start_without_progress_is_not_repeated_for_ever(stage: Stage) -> None
 def test_two_jobs_do_not_train_into_one_folder(stage: Stage) -> None:
     (stage.root / "slurm_job").write_text("11\n")
     stage.trains(why="finished", step=9)
+    stage.environment["SQUEUE_STATES"] = "PENDING"  # of the user's shell; it would hide the job
     assert "job 11 trains into" in stage.run("train", code=2)
     assert stage.calls("srun") == []
     stage.state.write_text("")  # job 11 has ended

@@ -121,6 +121,27 @@ def test_a_run_whose_jobs_have_not_ended_is_not_submitted_again(desk: Desk) -> N
     assert (desk.jobs / "config.yaml").read_text() != before
 
 
+def test_a_variable_of_the_shell_hides_no_job(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUEUE_STATES", "PENDING")
+    monkeypatch.setenv("SCANCEL_USER", "another")
+    desk.submit()
+    assert "train 11" in desk.submit(code=2)[1]
+    desk.slurm.queue.write_text("")
+    desk.slurm.refuse("convert.sbatch")
+    desk.submit(*CHAIN, code=1)
+    assert desk.slurm.queue.read_text() == "", "what was submitted before was cancelled"
+
+
+def test_a_damaged_list_of_what_was_submitted_is_no_leave_to_submit(desk: Desk) -> None:
+    desk.submit()
+    for text in ("", "[]", '{"train": null}'):
+        (desk.jobs / "jobs.json").write_text(text)
+        error = desk.submit(code=2)[1]
+        assert f"{desk.jobs}/jobs.json: not readable" in error and "squeue --me" in error
+    (desk.jobs / "jobs.json").unlink()
+    desk.submit()
+
+
 def test_jobs_that_squeue_cannot_tell_about_are_taken_to_be_there(desk: Desk) -> None:
     desk.submit()
     squeue = desk.slurm.folder / "squeue"

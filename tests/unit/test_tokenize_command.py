@@ -135,6 +135,31 @@ def fake_tokenization(monkeypatch, fail):
     return begun
 
 
+@pytest.mark.parametrize(
+    ("options", "num_cut", "code"),
+    [([], 0, 1), (["--max-failures", "1"], 0, 1), (["--max-failures", "2"], 0, 0), (["--max-failures", "2"], 1, 1)],
+)
+def test_as_many_documents_may_be_unreadable_as_the_user_says(
+    options, num_cut, code, source, tmp_path, monkeypatch, capsys
+):
+    """And no part of a file, which may hold any number of them."""
+    from nanotron_zagreus.data import tokenization
+
+    lines = [json.dumps({"file": "a.jsonl", "row": row, "error": "not JSON"}) for row in (3, 8)]
+
+    def work(prepared, **_):
+        (prepared.logs / "failures").mkdir()
+        (prepared.logs / "failures" / "00000.jsonl").write_text("\n".join(lines))
+        return tokenization.Outcome(2, 2, 5, 50, 2, 0, ("tokenizers",), (), (), num_cut)
+
+    monkeypatch.setattr(tokenization, "tokenize_locally", work)
+    assert run([*source, *options]) == code
+    printed = capsys.readouterr()
+    assert "2 left out because they cannot be read" in printed.out
+    assert ("first a.jsonl at row 3" in printed.err) == (code == 1)
+    assert ("--max-failures 2 does without them" in printed.err) == (code == 1 and not num_cut)
+
+
 def test_a_source_that_fails_does_not_end_the_recipe(source, tmp_path, monkeypatch, capsys):
     recipe = tmp_path / "recipe.yaml"
     sources = {name: {"inputs": [source[2]]} for name in ("one", "two", "three")}

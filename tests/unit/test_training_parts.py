@@ -268,7 +268,7 @@ def test_excluded_parameters_get_a_group_without_decay(engine: Any) -> None:
     optimizer = OneGroupOptimizer(norm, fused=False)
     optimizer.base = torch.optim.AdamW([norm, weight], lr=0.1, weight_decay=0.5)
     optimizer.id_to_name[id(weight)] = "model.mlp.weight"
-    assert exclude_from_weight_decay(optimizer, (r".*norm\.weight",)) == ["model.norm.weight"]
+    exclude_from_weight_decay(optimizer, (r".*norm\.weight",))
     norm.grad, weight.grad = torch.zeros(2), torch.zeros(2, 2)
     optimizer.step()
     assert torch.equal(norm, torch.ones(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,21 @@ def test_weights_that_are_no_numbers_are_not_written(engine: Any, value: float, 
     saving._write(pending, snapshot, lambda: None)
     with pytest.raises(ValueError, match="nothing non-finite is saved"):
         saving._result(pending)
+
+
+def test_ranks_that_fail_alike_are_named_together(engine: Any) -> None:
+    """Each names its own file; 64 of them made a line of 64 paths."""
+    from nanotron_zagreus.training import saving
+
+    def full(rank: int) -> tuple[str, str]:
+        return saving._words(OSError(errno.ENOSPC, "No space left on device", f"model/{rank}.safetensors"))
+
+    failures = [None if rank == 2 else full(rank) for rank in range(64)]
+    failures[5] = saving._words(ValueError("not finite"))
+    assert saving._by_reason(failures) == (
+        "ranks 0, 1, 3, 4 and 58 more: OSError: [Errno 28] No space left on device: 'model/0.safetensors'; "
+        "rank 5: ValueError: not finite"
+    )
 
 
 def test_old_checkpoints_that_cannot_be_looked_for_stay(
