@@ -41,7 +41,7 @@ def claimed(root: Path) -> Iterator[None]:
             file = files.enter_context(_open(path))
             found = _lock(root, file, fcntl.LOCK_EX)
         if found is _Lock.MINE and file.writable():
-            facts = {"process": os.getpid(), "host": os.uname().nodename, "since": time.time(), "job": _this_job()}
+            facts = {"process": os.getpid(), "host": os.uname().nodename, "since": time.time(), **_this_start()}
             with contextlib.suppress(OSError):  # it is the lock that counts; a full disk will be found by others
                 os.ftruncate(file.fileno(), 0)
                 os.write(file.fileno(), json.dumps(facts).encode())
@@ -92,7 +92,8 @@ class _Lock(enum.Enum):
     NO_LOCKS = enum.auto()
     """The file system has none."""
     LEFT_BEHIND = enum.auto()
-    """By an earlier start of this Slurm job, which is over: a server may go on holding what a dead node had locked."""
+    """By an earlier start of this Slurm job, which is over: a server may go on holding what a dead node had locked.
+    Runs of one start, as in an interactive allocation, are two runs."""
 
 
 def _lock(root: Path, file: IO[str], kind: int) -> _Lock:
@@ -112,7 +113,8 @@ def _lock(root: Path, file: IO[str], kind: int) -> _Lock:
             return _Lock.NO_LOCKS
         holder = _facts(file)
         if time.monotonic() > deadline:
-            if holder.get("job") and holder["job"] == _this_job():
+            mine = _this_start()
+            if mine["job"] and holder.get("job") == mine["job"] and holder.get("start", 0) < mine["start"]:
                 return _Lock.LEFT_BEHIND
             raise InputError(
                 f"checkpoints.checkpoints_path: {root} is being written by another run ({_described(holder)}); stop "
@@ -126,8 +128,9 @@ def _lock(root: Path, file: IO[str], kind: int) -> _Lock:
         time.sleep(_POLL_SECONDS)
 
 
-def _this_job() -> str | None:
-    return os.environ.get("SLURM_JOB_ID")
+def _this_start() -> dict[str, Any]:
+    """Return the Slurm job that this is, None outside of one, and how often it was started before."""
+    return {"job": os.environ.get("SLURM_JOB_ID"), "start": int(os.environ.get("SLURM_RESTART_COUNT") or 0)}
 
 
 def _facts(file: IO[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FOLDER = "optimizer"
 _PLACEMENTS = "placements"
 _STEPS = "adam_steps"
+_RESTORE = "restore it; without a shared file system every node must run the ranks that it ran"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ class OptimizerShards:
             local = torch.zeros(prod(shapes[pairs]), dtype=torch.float32)
             if not covers_exactly([((start, stop),) for start, stop in spans], [local.numel()]):
                 raise InputError(
-                    f"{self.folder}: {kind} of {name} is incomplete; a data-parallel rank's file is missing"
+                    f"{self.folder}: {kind} of {name} is incomplete; a data-parallel rank's file is missing, {_RESTORE}"
                 )
             for (start, stop), path in spans.items():
                 local[start:stop] = self._tensor(path, kind, name)
@@ -172,7 +173,9 @@ class OptimizerShards:
                 whole[_slices(pair.whole)] = local[_slices(pair.local)]
                 boxes.append(pair.whole)
         if not covers_exactly(boxes, whole.shape):
-            raise InputError(f"{self.folder}: {kind} of {name} is incomplete; a tensor-parallel rank's file is missing")
+            raise InputError(
+                f"{self.folder}: {kind} of {name} is incomplete; a tensor-parallel rank's file is missing, {_RESTORE}"
+            )
         return whole
 
     def _index(self, path: Path) -> None:

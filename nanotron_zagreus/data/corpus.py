@@ -9,6 +9,7 @@ hub. Parquet, JSON lines (plain, gzip, zstd) and the Arrow files of a Hugging Fa
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,13 @@ _SUFFIXES: dict[str, tuple[Format, str | None]] = {
     ".json.zst": ("jsonl", "zstd"),
 }
 _PLAIN_TEXT = 'plain text goes into a .jsonl, a line {"text": "…"} for each document'
+_UNREAD = re.compile(r"\.(jsonl?|ndjson|parquet|arrow|txt|text|csv|tsv|warc|wet)(\.\w+)?$", re.IGNORECASE)
+"""Ends of names that promise text; asked of what is not in :data:`_SUFFIXES`."""
+_NO_TEXT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json", RECORD_NAME}
+"""What lies beside a dataset's data, or beside shards."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]*){0,2}")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,11 +150,16 @@ def _find(name: str) -> list[CorpusFile]:
         raise MissingInputError(
             f"--input: {name} cannot be listed ({reason}); check the name, the network, and access to a gated dataset"
         ) from error
-    return [
+    files = [
         CorpusFile(_address(fs, path, name), int(size), *kind)
         for path, size in listed
         if (kind := _kind(path)) is not None
     ]
+    unread = sorted(path for path, _ in listed if _is_unread(path))
+    if files and unread:
+        some = f"{len(unread)} files in no known format, first {unread[0]}"
+        _log.warning("--input: %s: %s, are left out; read are %s", name, some, ", ".join(_SUFFIXES))
+    return files
 
 
 def _list(fs: Any, roots: Sequence[str]) -> list[tuple[str, int]]:
@@ -175,6 +187,9 @@ def _walk(root: Path) -> Iterator[Path]:
         new = {name: Path(folder, name).resolve() for name in sorted(subfolders)}
         subfolders[:] = {place: name for name, place in new.items() if place not in entered}.values()
         entered.update(new.values())
+        for path in (Path(folder, name) for name in names):
+            if _is_unread(path.name) and path.exists():
+                yield path
         for path in (Path(folder, name) for name in names if _kind(name) is not None):
             if not path.exists():
                 raise FileNotFoundError(f"{path} is a link to nothing; fetch its file again, or remove the link")
@@ -195,6 +210,13 @@ def _kind(path: str) -> tuple[Format, str | None] | None:
     if name.startswith(("cache-", "tmp")) and name.endswith(".arrow"):  # what `datasets` keeps beside a dataset's data
         return None
     return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def _is_unread(path: str) -> bool:
+    """Tell whether a file holds text by its name, in a format that is not read."""
+    name = path.rsplit("/", 1)[-1]
+    is_other = name.startswith((".", "cache-", "tmp")) or name in _NO_TEXT or _kind(name) is not None
+    return not is_other and _UNREAD.search(name) is not None
 
 
 def _address(fs: Any, path: str, name: str) -> str:

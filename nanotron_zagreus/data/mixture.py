@@ -195,17 +195,17 @@ def open_mixture(config: Config, *, progress: dict[str, Any] | None = None, limi
                 sources.append(_open(config, index, folder))
         stage_sources.append(tuple(number_of[folder.resolve()] for folder in folders))
     check_tokenizers(config, sources)
-    shares = [
+    configured = [
         shares_of(section.data.dataset, [sources[index] for index in members])
         for section, members in zip(config.data_stages, stage_sources, strict=True)
     ]
     if progress is not None:
-        check_progress(progress, config, stage_sources, shares, sources)
-        shares = stored_shares(progress, shares)
+        check_progress(progress, config, stage_sources, configured, sources)
     stages = build_stages(
         config.data_stages,
         stage_sources,
-        shares,
+        configured if progress is None else stored_shares(progress, configured),
+        configured,
         num_sources=len(sources),
         train_steps=config.tokens.train_steps,
         samples_per_step=config.samples_per_step,

@@ -79,6 +79,7 @@ def _record_stage(stage: Stage, step: int) -> dict[str, Any]:
         "sources": list(stage.sources),
         "samples_per_source": counts,
         "shares": list(stage.interleave.shares),
+        "configured_shares": list(stage.configured_shares),
         "legs": [
             [leg.first_step, leg.first_sample, leg.samples_per_step] for leg in stage.legs if leg.first_step <= step
         ],
@@ -153,7 +154,7 @@ def _check_shares(
         may_follow_sizes: the data changed and that is accepted; shares that follow from sizes are then others.
     """
     for index, stage in enumerate(progress["stages"]):
-        if list(shares[index]) == stage["shares"]:
+        if list(shares[index]) in (stage["shares"], stage.get("configured_shares")):
             continue
         if may_follow_sizes and config.data_stages[index].data.dataset.weights is None:
             kept = ":".join(str(share) for share in stage["shares"])

@@ -42,6 +42,8 @@ class Stage:
     sources: tuple[int, ...]
     """Indices into the mixture's sources, in the order of the folders."""
     interleave: Interleave
+    configured_shares: tuple[int, ...]
+    """What the configured weights or the sizes give: a stage that was begun keeps its shares when sizes change."""
     start_positions: tuple[int, ...]
     """Samples that earlier stages drew from each of the sources."""
     legs: tuple[Leg, ...]
@@ -84,6 +86,7 @@ def build_stages(
     sections: Sequence[DataStageSection],
     stage_sources: Sequence[tuple[int, ...]],
     shares: Sequence[tuple[int, ...]],
+    configured_shares: Sequence[tuple[int, ...]],
     *,
     num_sources: int,
     train_steps: int,
@@ -94,7 +97,8 @@ def build_stages(
 
     Args:
         stage_sources: per stage, the indices of its sources.
-        shares: per stage, the shares of these sources.
+        shares: per stage, the shares with which it draws from these sources.
+        configured_shares: per stage, the shares by its weights or by sizes.
         num_sources: sources of all stages together.
         progress: state of the checkpoint being resumed; its legs are the history of the stages it began.
     """
@@ -110,6 +114,7 @@ def build_stages(
             last_step=following - 1,
             sources=stage_sources[index],
             interleave=Interleave(shares[index]),
+            configured_shares=configured_shares[index],
             start_positions=tuple(positions[source] for source in stage_sources[index]),
             legs=_legs(index, first_step, samples_per_step, progress),
         )

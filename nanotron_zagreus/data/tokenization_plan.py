@@ -111,9 +111,11 @@ def _check(job: TokenizationJob) -> tuple[Preparation, dict[Path, dict[str, Any]
     vocab_size = vocabulary_size(load_tokenizer(choice))
     plan, record = _make_plan(job), _make_record(job, choice, vocab_size)
     if known is not None:
-        _check_same(job, known, record, _plan_begun(path), plan)
-        whole = {**known, **record}
+        old = _plan_begun(path)
+        _check_same(job, known, record, old, plan)
+        whole, plan = {**known, **record}, _with_sizes_of(plan, old)
         files = {} if whole == known else {record_path: whole}  # it counted the tokens of a tokenizer with gaps
+        files |= {} if plan == old else {path: plan}  # files were mended
     elif any(job.output.glob("*.ds")):
         raise InputError(
             f"--output: {job.output} holds shards that `zagreus tokenize` did not make; give an empty folder"
@@ -210,3 +212,9 @@ def _check_same(
             f"--output: {job.output} was begun differently: {'; '.join(changes)}. Repeat the command that began it, or "
             "give another folder (a mixture takes several)"
         )
+
+
+def _with_sizes_of(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan ``old``, which divides the same files, with their sizes of now."""
+    num_bytes = {entry[0]: entry[1] for task in new["tasks"] for entry in task}
+    return {**old, "tasks": [[[path, num_bytes[path], *rest] for path, _, *rest in task] for task in old["tasks"]]}

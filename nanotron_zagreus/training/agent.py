@@ -8,20 +8,25 @@ torchrun itself ends with 1 and a traceback of its own whatever its ranks have s
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 
-from nanotron_zagreus.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_VERIFICATION
+from nanotron_zagreus.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, EXIT_VERIFICATION
 from nanotron_zagreus.training.lifeline import end_with_parent
+
+AGENT_VARIABLE = "ZAGREUS_AGENT"
+"""Set for ranks under this program: those that stopped after saving say so by their exit code, too."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run torchrun; return 0, or the code of the ranks' refusal, or 1. Arguments: the parent's process id, torchrun's.
+    """Run torchrun; return 0, or what the ranks said (refused, stopped), or 1. Arguments: parent's id, torchrun's.
 
     When the parent ends, torchrun is asked to end, and gives its ranks 30 s to save.
     """
     parent, *for_torchrun = arguments
     end_with_parent(signal.SIGTERM, int(parent))
+    os.environ[AGENT_VARIABLE] = "1"
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -35,8 +40,8 @@ def main(arguments: list[str]) -> int:
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
         _report_killed(codes)
-        refusals = (code for code in (EXIT_VERIFICATION, EXIT_BAD_INPUT) if code in codes.values())
-        return next(refusals, EXIT_FAILED)
+        said = (code for code in (EXIT_VERIFICATION, EXIT_BAD_INPUT, EXIT_STOPPED) if code in codes.values())
+        return next(said, EXIT_FAILED)
     return 0
 
 

@@ -25,6 +25,7 @@ from nanotron_zagreus.errors import (
     WorkError,
 )
 from nanotron_zagreus.resources import find_config
+from nanotron_zagreus.training.agent import AGENT_VARIABLE
 from nanotron_zagreus.training.lifeline import end_with_parent
 from nanotron_zagreus.training.preflight import check_before_start
 from nanotron_zagreus.training.stop_requests import StopRequests
@@ -59,7 +60,7 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
         end_with_parent(signal.SIGKILL)
     is_first = os.environ.get("RANK", "0") == "0"
     try:
-        run_training(config_file, show_samples_every=show_samples_every)
+        outcome = run_training(config_file, show_samples_every=show_samples_every)
     except (InputError, VerificationError, WorkError) as error:
         if debug:
             traceback.print_exc()
@@ -75,7 +76,7 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
         print(f"zagreus: rank {os.environ.get('RANK', '0')}: {advice}", file=sys.stderr, flush=True)
         return EXIT_FAILED
     _leave_process_group()
-    return 0
+    return EXIT_STOPPED if outcome.why == "stopped" and AGENT_VARIABLE in os.environ else 0
 
 
 def _out_of_memory(config: Config) -> str:
@@ -129,7 +130,7 @@ def launch(config_file: str | Path, num_processes: int | None) -> int:
     if requests.must_end_now:
         return EXIT_INTERRUPTED
     # What the ranks have written counts, whatever became of their processes afterwards: a cluster may end torchrun
-    # while it waits for them.
+    # while it waits for them. The code is for a file that is gone: the disk was full, or the next run has begun.
     outcome = read_outcome(root)
     if outcome is not None and outcome.why in ("stopped", "finished"):
         return EXIT_STOPPED if outcome.why == "stopped" else 0

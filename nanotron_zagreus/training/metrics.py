@@ -97,8 +97,12 @@ class MetricsWriter:
             self._wandb.log({**numbers, "iteration_step": step})
 
     def write_event(self, event: dict[str, Any]) -> None:
-        """Append one line of JSON, on disk when this returns as far as the process is concerned."""
-        self._file.append(json.dumps(event))
+        """Append one line of JSON, on disk when this returns as far as the process is concerned.
+
+        JSON has no NaN and no infinity: such a figure is null there.
+        """
+        plain = {key: value if _is_json(value) else None for key, value in event.items()}
+        self._file.append(json.dumps(plain, allow_nan=False))
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -110,6 +114,10 @@ class MetricsWriter:
                 end()
             except Exception as error:
                 print(f"zagreus: a tracker failed at the end: {error}", file=sys.stderr)
+
+
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _started(name: str, open_tracker: Callable[[], Any]) -> Any:

@@ -25,12 +25,15 @@ terminal has already sent to the whole process group."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """What asks for a stop."""
 
+_RANK_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
+"""What asks a rank: torchrun, whose terminal has closed, passes that on, and kills its ranks half a minute later."""
+
 LAUNCHER_REASONS = {int(number): f"{number.name} to zagreus train" for number in STOP_SIGNALS}
 """What the launcher writes into the STOP file, by the signal it got: the ranks get none, and give it as the reason."""
 
 
 class SignalRequests:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into a stop request while the context is open; for the main thread."""
+    """Turns SIGTERM, SIGINT, SIGUSR1 and SIGHUP into a stop request while the context is open; for the main thread."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -45,7 +48,7 @@ class SignalRequests:
         self._listener = threading.Thread(target=self._listen, name="zagreus-signals", daemon=True)
         self._listener.start()
         self._previous_descriptor = signal.set_wakeup_fd(self._pythons.fileno(), warn_on_full_buffer=False)
-        for number in STOP_SIGNALS:
+        for number in _RANK_SIGNALS:
             self._previous_handlers[number] = signal.signal(number, _leave_it_to_the_listener)
         return self
 
@@ -60,7 +63,7 @@ class SignalRequests:
     def _listen(self) -> None:
         while numbers := self._ours.recv(64):  # empty once the other end is closed
             for number in numbers:
-                if number in STOP_SIGNALS:
+                if number in _RANK_SIGNALS:
                     self._take(number)
 
     def _take(self, number: int) -> None:

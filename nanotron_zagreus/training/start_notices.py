@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
+from nanotron_zagreus.checkpoints.architecture import Architecture
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.conversion.prospects import conversion_prospects
+from nanotron_zagreus.conversion.weight_map import FINAL_NORM, nanotron_shapes
 from nanotron_zagreus.data.special_tokens import mixed_special_tokens
 
 
 def start_notices(config: Config, *, goes_on: bool) -> tuple[str, ...]:
-    """Return what a conversion of the run's checkpoints will want, and in what its data folders differ.
+    """Return what conversion will want, in what the data folders differ, which exceptions from weight decay are none.
 
     Args:
         config: the run.
@@ -18,4 +23,20 @@ def start_notices(config: Config, *, goes_on: bool) -> tuple[str, ...]:
         InputError: a new run's checkpoints could not be converted, whatever the options.
     """
     folders = [folder for stage in config.data_stages for folder in stage.data.dataset.folders]
-    return (*conversion_prospects(config, goes_on=goes_on), *mixed_special_tokens(folders))
+    prospects = conversion_prospects(config, goes_on=goes_on)
+    return (*prospects, *mixed_special_tokens(folders), *_idle_exclusions(config))
+
+
+def _idle_exclusions(config: Config) -> list[str]:
+    """Return a sentence about the exceptions from weight decay that match no parameter."""
+    model = config.model.model_config
+    values = {field.name: getattr(model, field.name) for field in dataclasses.fields(Architecture)}
+    names = nanotron_shapes(Architecture(**{**values, "num_key_value_heads": model.kv_heads}))
+    patterns = config.optimizer.weight_decay_exclude_named_params
+    idle = [repr(pattern) for pattern in patterns if not any(re.match(pattern, name) for name in names)]
+    if not idle:
+        return []
+    return [
+        f"optimizer.weight_decay_exclude_named_params: got {', '.join(idle)}, which no parameter matches: all decay; "
+        f"a pattern is matched from the start of a name such as {FINAL_NORM}, where .*norm matches"
+    ]

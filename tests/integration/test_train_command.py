@@ -175,6 +175,21 @@ def test_a_signal_saves_stops_and_says_75(number: signal.Signals, run: Run) -> N
     assert "Traceback" not in run.output()
 
 
+def test_a_stopped_run_says_75_though_the_next_one_has_taken_its_outcome_away(run: Run) -> None:
+    """A launch that waits for the folder begins the moment it is free."""
+
+    def has_stopped() -> bool:
+        outcome = read_outcome(run.root)
+        return outcome is not None and outcome.why == "stopped"
+
+    run.wait_for_steps()
+    (run.root / "STOP").touch()
+    run.wait_for("no stop", has_stopped)
+    (run.root / "outcome.json").unlink()
+    assert run.process.wait(_DEADLINE_SECONDS) == 75, run.output()
+    assert "Traceback" not in run.output() and "ChildFailedError" not in run.output()
+
+
 def test_a_signal_before_the_first_step_is_not_lost(run: Run) -> None:
     run.wait_for("no rank", run.ranks)
     run.process.send_signal(signal.SIGTERM)

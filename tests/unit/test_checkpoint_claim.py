@@ -99,11 +99,24 @@ def test_a_lock_that_an_earlier_start_of_the_same_job_left_is_taken_over(
         with pytest.raises(InputError, match=r"job 4711, since .* remove .*\.claim"):
             check_unclaimed(tmp_path)
         monkeypatch.setenv("SLURM_JOB_ID", "4711")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
         check_unclaimed(tmp_path)
         with claimed(tmp_path):
             monkeypatch.setenv("SLURM_JOB_ID", "4712")
             with pytest.raises(InputError, match="job 4711"):
                 check_unclaimed(tmp_path)
+
+
+@pytest.mark.parametrize("restarts", [None, "2"])
+def test_two_runs_in_one_start_of_a_job_do_not_take_each_others_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str | None
+) -> None:
+    """In an interactive allocation, every run that is started has the number of the same job."""
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    if restarts is not None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    with claimed(tmp_path), pytest.raises(InputError, match="job 4711"):
+        check_unclaimed(tmp_path)
 
 
 def test_a_claim_that_only_its_owner_may_write_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,21 @@ def test_only_arrow_files_are_taken_for_caches_by_their_names(tmp_path):
     assert len(find_files([str(tmp_path / "tmp.jsonl")])) == 1
 
 
+def test_text_in_a_format_that_is_not_read_is_told_of(tmp_path, caplog):
+    kept = ("a.jsonl", "README.md", "state.json", "dataset_info.json", "cache-01.arrow", "out/tokenization.json")
+    unread = ("b.jsonl.bz2", "c.JSONL", "d.json", "deep/e.txt.xz", "f.csv")
+    for name in (*kept, *unread):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jsonl(["x"]))
+    for inputs in ([str(tmp_path)], [f"{tmp_path}/*"], [f"file://{tmp_path}"]):
+        caplog.clear()
+        assert [Path(file.path).name for file in find_files(inputs)] == ["a.jsonl"]
+        assert "5 files" in caplog.text and "b.jsonl.bz2" in caplog.text and inputs[0] in caplog.text
+    caplog.clear()
+    find_files([str(tmp_path / "a.jsonl")])
+    assert not caplog.text
+
+
 def test_the_logs_of_a_tokenization_below_its_input_are_no_text(tmp_path):
     for name in ("a.jsonl", "tokenized/tokenization.json", "tokenized/logs/failures/00000.jsonl", "logs/b.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -184,6 +184,20 @@ def test_shares_by_size_stay_as_they_were_when_changed_data_is_accepted(tmp_path
     after = open_mixture(accepting, progress=before.state(6))
     assert after.stages[0].interleave.shares == before.stages[0].interleave.shares
     assert "keeps the shares 1:1" in caplog.text
+    caplog.clear()
+    strict = make_config([{"dataset": {"dataset_folder": folders}}], zagreus={"max_source_epochs": 1000})
+    for config in (accepting, strict):  # what was accepted once is the checkpoint's data from then on
+        again = open_mixture(config, progress=after.state(8))
+        assert again.samples_of_step(9) == after.samples_of_step(9)
+    assert not caplog.text
+
+    def weighted(*weights):
+        dataset = {"dataset_folder": folders, "dataset_weights": list(weights)}
+        return make_config([{"dataset": dataset}], zagreus={"max_source_epochs": 1000})
+
+    open_mixture(weighted(1, 1), progress=after.state(8))
+    with pytest.raises(InputError, match="weights of stage 'stage 0'"):
+        open_mixture(weighted(1, 2), progress=after.state(8))
 
 
 def test_moved_folders_are_the_same_data(folders, tmp_path):

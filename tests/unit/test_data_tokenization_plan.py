@@ -55,6 +55,30 @@ def test_a_folder_whose_record_counted_the_tokens_is_continued_unless_its_tokens
         prepare(job)
 
 
+def test_a_file_that_was_mended_is_the_one_that_is_known_from_then_on(tmp_path):
+    """Its tasks stay as they were divided: what the others wrote is of their files."""
+    tokenizer = str(train_tokenizer(tmp_path / "tokenizer", named=True))
+    (tmp_path / "in").mkdir()
+    for name, num_lines in (("a", 9), ("b", 5), ("c", 3)):
+        (tmp_path / "in" / f"{name}.jsonl").write_text('{"text": "x"}\n' * num_lines)
+    job = TokenizationJob(inputs=(str(tmp_path / "in"),), output=tmp_path / "out", tokenizer=tokenizer, num_tasks=2)
+    prepare(job)
+    plan, failures = tmp_path / "out/logs/plan.json", tmp_path / "out/logs/failures/00001.jsonl"
+    before = json.loads(plan.read_text())["tasks"]
+    mended = tmp_path / "in" / "c.jsonl"
+    mended.write_text('{"text": "x"}\n' * 50)
+    with pytest.raises(InputError, match=r"c\.jsonl had .* bytes"):
+        prepare(job)
+    failures.parent.mkdir(parents=True)
+    failures.write_text(json.dumps({"file": str(mended), "row": 0, "error": "broken"}))
+    prepare(job)
+    failures.unlink()  # as a task that is done again leaves it
+    prepare(job)
+    after = json.loads(plan.read_text())["tasks"]
+    assert [[entry[0] for entry in task] for task in after] == [[entry[0] for entry in task] for task in before]
+    assert after != before
+
+
 @pytest.fixture
 def begun(tmp_path):
     """A tokenization into `out`, begun, and the command line that goes on with it."""

@@ -16,6 +16,7 @@ import torch
 
 from nanotron_zagreus.checkpoints.outcome import Outcome, read_outcome, write_outcome
 from nanotron_zagreus.errors import InputError, WorkError
+from tests.unit.data_fixtures import make_config
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,19 @@ def test_a_tracker_that_fails_is_given_up_and_the_figures_go_on(
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     told = capsys.readouterr().err
     assert told.count("No space left") == 1 and "wandb did not start, this run goes on without it: no server" in told
+
+
+def test_figures_that_are_no_numbers_leave_lines_that_any_reader_of_json_takes(engine: Any, tmp_path: Path) -> None:
+    from nanotron_zagreus.training import metrics
+
+    stages = [{"dataset": {"dataset_folder": "anywhere"}}]
+    writer = metrics.MetricsWriter(make_config(stages, checkpoints={"checkpoints_path": str(tmp_path)}))
+    values = dict.fromkeys((field.name for field in dataclasses.fields(metrics.StepMetrics)), 1)
+    writer.write(metrics.StepMetrics(**{**values, "lm_loss": float("nan"), "grad_norm": float("inf"), "lr": 0.5}))
+    writer.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    read = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert (read["lm_loss"], read["grad_norm"], read["lr"]) == (None, None, 0.5)
 
 
 def test_a_start_that_fails_is_recorded_in_place_of_the_run_before(tmp_path: Path) -> None:

@@ -185,3 +185,17 @@ def test_signals_become_one_request_and_handlers_are_restored(engine: Any) -> No
         signal.raise_signal(signal.SIGTERM)  # within the same moment: the same request again
     assert requests.received == "SIGUSR1"  # leaving waits until everything that came is heard
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_terminal_that_closed_under_torchrun_is_a_request_too(engine: Any) -> None:
+    """torchrun passes SIGHUP on to its ranks, which have none of their own, and kills them half a minute later."""
+    from nanotron_zagreus.training.signals import SignalRequests
+
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup, which torchrun overrules
+    try:
+        with SignalRequests() as requests:
+            signal.raise_signal(signal.SIGHUP)
+        assert requests.received == "SIGHUP"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
