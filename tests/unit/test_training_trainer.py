@@ -1,0 +1,83 @@
+"""The figures that a step is reported with, and the options that the model is built with."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.config_fixtures import edited
+
+
+def test_a_step_s_figures_follow_from_its_time_and_the_run_s_sizes(engine: Any) -> None:
+    from nanotron_zagreus.training.figures import FiguresRead
+    from nanotron_zagreus.training.trainer import ZagreusTrainer
+
+    trainer: Any = SimpleNamespace(
+        run=edited(tokens__train_steps=2_000_000),
+        global_batch_size=256,
+        sequence_length=4096,
+        parallel_context=SimpleNamespace(world_pg=SimpleNamespace(size=lambda: 64)),
+        _flops_per_token=4e9,
+    )
+    times = SimpleNamespace(mean_seconds=lambda: 0.5)
+    figures: Any = SimpleNamespace(step=1_999_990, consumed_samples=1_999_990 * 256, learning_rate=0.003, times=times)
+    metrics = ZagreusTrainer.step_metrics(trainer, figures, FiguresRead(loss=2.5, grad_norm=0.25, skipped=[False]))
+    assert vars(metrics) == {
+        "iteration": 1_999_990,
+        "consumed_samples": 511_997_440,
+        "consumed_tokens": 1_999_990 * 1_048_576,
+        "time_per_iteration_ms": 500.0,
+        "tokens_per_sec": 2_097_152.0,
+        "tokens_per_sec_per_gpu": 32_768.0,
+        "global_batch_size": 1_048_576,
+        "grad_norm": 0.25,
+        "lm_loss": 2.5,
+        "lr": 0.003,
+        "model_tflops_per_gpu": pytest.approx(131.072),
+        "eta_seconds": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"recompute_layer": False, "cross_entropy": "chunked", "compile_blocks": False}),
+        (
+            {
+                "parallelism__recompute_layer": True,
+                "zagreus__cross_entropy": "plain",
+                "zagreus__compile_blocks": True,
+                "model__make_vocab_size_divisible_by": 1024,
+            },
+            {"recompute_layer": True, "cross_entropy": "plain", "compile_blocks": True},
+        ),
+    ],
+)
+def test_the_model_is_built_with_the_options_of_the_configuration(
+    options: dict[str, Any], expected: dict[str, Any], engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron_zagreus.training import trainer as module
+
+    attention = SimpleNamespace(name="sdpa", reason="the only one")
+    monkeypatch.setattr(module, "agree_on_attention", lambda run, device: attention)
+    monkeypatch.setattr(module, "build_training_model", lambda build, *_: build())
+    monkeypatch.setattr(module, "ZagreusForTraining", lambda **arguments: arguments["options"])
+    trainer: Any = SimpleNamespace(
+        run=edited(**options),
+        device=torch.device("cpu"),
+        say=lambda text: None,
+        model_config=None,
+        parallel_context=None,
+        config=SimpleNamespace(parallelism=None),
+        random_states=None,
+    )
+    built = module.ZagreusTrainer._init_model_instance(trainer)
+    # Rows that only a padded vocabulary has are no tokens.
+    assert {name: getattr(built, name) for name in (*expected, "attention", "vocab_size")} == {
+        **expected,
+        "attention": "sdpa",
+        "vocab_size": 128_256,
+    }
