@@ -113,7 +113,7 @@ def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(saved: Path, tmp_path:
     assert {r.path: r.sha256 for r in manifest.verify(root / "10")} == before
     assert not [p for p in root.iterdir() if p.name.startswith(".saving")]
     outcome = read_outcome(root)
-    assert outcome is not None and outcome.why == "failed"
+    assert outcome is not None and (outcome.why, outcome.checkpoint) == ("failed", str(root / "10"))
 
 
 def test_the_inventory_describes_every_step(saved: Path) -> None:

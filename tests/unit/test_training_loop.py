@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from nanotron_zagreus.checkpoints.outcome import read_outcome
 from nanotron_zagreus.config import Config
 from nanotron_zagreus.errors import WorkError, agreed
 from tests.unit.data_fixtures import make_config
@@ -108,9 +111,10 @@ def test_what_an_earlier_run_left_goes_before_the_first_step(engine: Any, tmp_pa
     loop, notes = make_loop(make_run(1, 10), tmp_path)
     outcome = loop.run()
     assert (outcome.why, outcome.step) == ("finished", 1)
-    first_step = notes.index("step 1")
-    assert notes.index("clear requests") < first_step and notes.index("clear leftovers") < first_step
-    assert notes[-2:] == ["close loader", "close reports, wait False"]
+    assert notes == [
+        *("clear requests", "clear leftovers", "step 1", "flush"),
+        *("wait for deletions", "close loader", "close reports, wait False"),
+    ]
 
 
 def test_a_save_is_completed_after_the_first_step_at_which_no_rank_writes(engine: Any, tmp_path: Path) -> None:
@@ -157,6 +161,43 @@ def test_validation_runs_at_its_interval_alone(
     loop, notes = make_loop(make_run(5, 10, tokens), tmp_path)
     loop.run()
     assert notes.count("validate") == times
+
+
+def test_replicas_are_compared_at_their_interval_once_all_figures_are_told(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron_zagreus.training import loop as module
+
+    config = make_run(5, 10)
+    guards = dataclasses.replace(config.zagreus.guards, replica_check_interval=2)
+    loop, notes = make_loop(
+        dataclasses.replace(config, zagreus=dataclasses.replace(config.zagreus, guards=guards)), tmp_path
+    )
+    loop.trainer.parallel_context = SimpleNamespace(dp_pg=None)
+    loop.trainer.unwrapped_model, loop.control.group = torch.nn.Linear(1, 1), None
+    monkeypatch.setattr(module, "check_replicas", lambda parameters, dp, step, group: notes.append(f"compare {step}"))
+    loop.run()
+    assert [notes[place - 2 : place + 1] for place, note in enumerate(notes) if note.startswith("compare")] == [
+        ["step 2", "flush", "compare 2"],
+        ["step 4", "flush", "compare 4"],
+    ]
+
+
+@pytest.mark.parametrize("error", [agreed(WorkError("20 steps were skipped")), WorkError("a token is too large")])
+def test_a_failed_run_waits_for_its_last_figures_where_all_ranks_agree_that_it_failed(
+    error: WorkError, engine: Any, tmp_path: Path
+) -> None:
+    loop, notes = make_loop(make_run(5, 10), tmp_path)
+
+    def fail(step: int, batches: Any) -> None:
+        raise error
+
+    loop.trainer.run_step = fail
+    with pytest.raises(WorkError, match=str(error)):
+        loop.run()
+    assert notes[-2:] == ["close loader", f"close reports, wait {error.agreed}"]
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None and (outcome.why, str(error) in outcome.reason) == ("failed", True)
 
 
 @pytest.mark.parametrize("trouble", [WorkError("No space left"), RuntimeError("Connection closed by peer")])

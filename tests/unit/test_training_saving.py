@@ -60,12 +60,15 @@ class Taker:
         return [FileRecord(path=layout.MODEL_CONFIG_FILE, bytes=2, sha256=hashlib.sha256(b"{}").hexdigest())]
 
 
-def make_saver(root: Path, steps: list[int], *, shared: bool = True) -> Any:
+def make_saver(root: Path, steps: list[int], *, shared: bool = True, keep_last: int | None = None) -> Any:
     """Return a saver of a run whose next saves are of ``steps``."""
     from nanotron_zagreus.training.saving import CheckpointSaver
 
     paths = {"checkpoints_path": str(root), "checkpoints_path_is_shared_file_system": shared}
-    config = make_config([{"dataset": {"dataset_folder": "data"}}], checkpoints=paths)
+    keeping = {"checkpoints": {"keep_last": keep_last}}
+    config = make_config(
+        [{"dataset": {"dataset_folder": "data"}}], checkpoints=paths, optimizer={"zero_stage": 1}, zagreus=keeping
+    )
     ranks: Any = SimpleNamespace(is_leader=True, writes_model=True, rank=0, node=0, dp_size=2, tp_size=3, pp_size=4)
 
     def state() -> Any:
@@ -88,7 +91,7 @@ def test_a_save_that_begins_while_another_is_written_waits_for_it(engine: Any, t
     assert not saver.is_pending and not saver.is_writing
     assert layout.list_steps(tmp_path) == [5, 6] and layout.read_latest(tmp_path) == 6
     facts = read_manifest(tmp_path / "6")
-    expected = {"step": 6, "consumed_samples": 24, "samples_per_step": 4, "zero_stage": 0, "shared_file_system": True}
+    expected = {"step": 6, "consumed_samples": 24, "samples_per_step": 4, "zero_stage": 1, "shared_file_system": True}
     assert {name: facts[name] for name in expected} == expected
     assert facts["topology"] == {"dp": 2, "tp": 3, "pp": 4}
 
@@ -136,6 +139,17 @@ def test_a_step_keeps_its_place_where_its_successor_cannot_take_it(
         saver.finish()
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["5", layout.LATEST_FILE]
     assert (tmp_path / "5" / "mark").exists()
+
+
+def test_a_save_lets_the_checkpoint_before_it_go_and_what_is_none_stay(engine: Any, tmp_path: Path) -> None:
+    saver = make_saver(tmp_path, [5, 6], keep_last=1)
+    saver._taker.may_write.set()
+    (tmp_path / "3").mkdir()
+    for _ in range(2):
+        saver.begin()
+    saver.finish()
+    saver.wait_for_deletions()
+    assert layout.list_steps(tmp_path) == [3, 6] and layout.read_latest(tmp_path) == 6
 
 
 def test_an_old_checkpoint_that_cannot_be_deleted_keeps_no_other(

@@ -23,12 +23,12 @@ def test_a_step_s_figures_follow_from_its_time_and_the_run_s_sizes(engine: Any) 
         _flops_per_token=4e9,
     )
     times = SimpleNamespace(mean_seconds=lambda: 0.5)
-    figures: Any = SimpleNamespace(step=1_999_990, consumed_samples=1_999_990 * 256, learning_rate=0.003, times=times)
+    figures: Any = SimpleNamespace(step=1_999_989, consumed_samples=1_999_989 * 256, learning_rate=0.003, times=times)
     metrics = ZagreusTrainer.step_metrics(trainer, figures, FiguresRead(loss=2.5, grad_norm=0.25, skipped=[False]))
     assert vars(metrics) == {
-        "iteration": 1_999_990,
-        "consumed_samples": 511_997_440,
-        "consumed_tokens": 1_999_990 * 1_048_576,
+        "iteration": 1_999_989,
+        "consumed_samples": 511_997_184,
+        "consumed_tokens": 1_999_989 * 1_048_576,
         "time_per_iteration_ms": 500.0,
         "tokens_per_sec": 2_097_152.0,
         "tokens_per_sec_per_gpu": 32_768.0,
