@@ -193,6 +193,15 @@ def test_nodes_that_hold_different_steps_are_told_which(
         assert f"(step 4 on ranks 0, 1; {found} on rank 2)" in str(error)
 
 
+def test_nodes_that_hold_one_step_of_two_runs_do_not_go_on(
+    nodes: Callable[..., list[Config]], launch: Callable[..., Launch]
+) -> None:
+    configs = nodes([4], [])
+    write_descriptions(replace(configs[1], tokens=replace(configs[1].tokens, micro_batch_size=2)), 4)
+    for error in chosen(launch([0, 1]), configs):
+        assert isinstance(error, InputError) and "different checkpoints" in str(error)
+
+
 def test_one_ranks_refusal_of_a_sound_step_is_every_ranks(
     nodes: Callable[..., list[Config]],
     launch: Callable[..., Launch],
