@@ -153,7 +153,8 @@ def test_validation_that_never_comes_is_a_notice() -> None:
 def test_a_missing_checkpoint_to_start_from_is_a_notice(tmp_path: Path) -> None:
     resumed = edited(checkpoints__resume_checkpoint_path=str(tmp_path / "none"))
     assert any("resume_checkpoint_path" in text for text in machine_notices(resumed))
-    automatic = edited(checkpoints__resume_checkpoint_path="auto")
-    assert not any("resume_checkpoint_path" in text for text in machine_notices(automatic))
+    for found in ("auto", str(tmp_path)):
+        going_on = edited(checkpoints__resume_checkpoint_path=found)
+        assert not any("resume_checkpoint_path" in text for text in machine_notices(going_on))
     from_other = edited(model__init_method={"path": str(tmp_path / "none")})
     assert any("init_method.path" in text for text in machine_notices(from_other))
