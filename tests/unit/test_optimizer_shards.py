@@ -122,6 +122,9 @@ def test_pickles_and_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "optimizer" / "optimizer.pt").write_bytes(b"pickle")
     with pytest.raises(MissingInputError, match="never loaded"):
         OptimizerShards(tmp_path / "a")
+    (tmp_path / "a" / "optimizer" / "optimizer.pt").unlink()
+    with pytest.raises(MissingInputError, match="no optimizer state in safetensors there$"):
+        OptimizerShards(tmp_path / "a")
     write_all(tmp_path / "b", torch.randn(8, 2), placements((8,), 2, 1, 1))
     path = tmp_path / "b" / "optimizer" / "optimizer_0.safetensors"
     path.write_bytes(path.read_bytes()[:-5])

@@ -218,6 +218,14 @@ def test_a_conversion_of_a_larger_model_gets_the_memory_that_jobs_without_a_gpu_
     assert re.findall(r"^#SBATCH (--mem\S*)", text, re.MULTILINE) == [directive]
 
 
+def test_a_source_is_an_input_a_folder_and_perhaps_a_column() -> None:
+    for text, column in (("corpus/lang=pt=tok/pt", "text"), ("corpus/lang=pt=tok/pt:content", "content")):
+        assert TextSource.parse(text) == TextSource(input="corpus/lang=pt", output=Path("tok/pt"), text_column=column)
+    for text in ("corpus", "=tok", "corpus=", "corpus=:content"):
+        with pytest.raises(InputError, match=f"--tokenize: got '{text}', expected INPUT=FOLDER"):
+            TextSource.parse(text)
+
+
 @pytest.mark.parametrize(
     ("chain", "key_word"),
     [
