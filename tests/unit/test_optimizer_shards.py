@@ -123,7 +123,7 @@ def test_pickles_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="never loaded"):
         OptimizerShards(tmp_path / "a")
     (tmp_path / "a" / "optimizer" / "optimizer.pt").unlink()
-    with pytest.raises(MissingInputError, match="no optimizer state in safetensors there$"):
+    with pytest.raises(MissingInputError, match=r"no optimizer state in safetensors there$"):
         OptimizerShards(tmp_path / "a")
     write_all(tmp_path / "b", torch.randn(8, 2), placements((8,), 2, 1, 1))
     path = tmp_path / "b" / "optimizer" / "optimizer_0.safetensors"
