@@ -99,7 +99,11 @@ def test_changed_data_is_refused_with_the_list_of_changes(tmp_path):
         InputError, match=r"00002_unshuffled.ds is new.*00001_unshuffled.ds has other content"
     ) as caught:
         open_mixture(config, progress=state)
-    assert "00000_unshuffled.ds" not in str(caught.value)
+    assert "00000_unshuffled.ds" not in str(caught.value) and "more" not in str(caught.value)
+    for rank in range(3, 15):
+        write_shard(tmp_path / "x", rank, 93)
+    with pytest.raises(InputError, match=r"00013_unshuffled.ds is new; and 2 more\. Restore it"):
+        open_mixture(config, progress=state)
     accepting = make_config(
         [{"dataset": {"dataset_folder": str(tmp_path / "x")}}],
         zagreus={"accept_changed_data": True, "max_source_epochs": 1000},
