@@ -89,7 +89,7 @@ def test_a_stage_in_the_past_cannot_be_edited(folders):
         resume(stages(5), make_config([{"dataset": {"dataset_folder": folders["a"]}}]), step=6)
 
 
-def test_changed_data_is_refused_with_the_list_of_changes(tmp_path):
+def test_changed_data_is_refused_with_the_list_of_changes(tmp_path, caplog):
     write_source(tmp_path / "x", [10, 10])
     config = make_config([{"dataset": {"dataset_folder": str(tmp_path / "x")}}])
     state = open_mixture(config).state(3)
@@ -109,6 +109,7 @@ def test_changed_data_is_refused_with_the_list_of_changes(tmp_path):
         zagreus={"accept_changed_data": True, "max_source_epochs": 1000},
     )
     assert open_mixture(accepting, progress=state).samples_of_step(4)
+    assert "resuming with changed data" in caplog.text and "00013_unshuffled.ds is new" in caplog.text
 
 
 def test_a_change_is_told_once_however_many_stages_draw_from_it(tmp_path):
