@@ -71,6 +71,7 @@ def test_a_changed_batch_is_refused_unless_accepted(folders, caplog):
     straight = samples_of(open_mixture(one_stage), range(1, 21))
     assert samples_of(after, range(1, 9)) == straight[: 6 * 4 + 2 * 6]
     assert [leg for stage in after.state(10)["stages"] for leg in stage["legs"]] == [[1, 0, 4], [7, 24, 6], [9, 0, 6]]
+    assert after.state(6)["stages"] == before.state(6)["stages"], "no step of the new batch was trained yet"
     again = open_mixture(accepted, progress=after.state(10))
     assert samples_of(again, range(1, 21)) == samples_of(after, range(1, 21))
 

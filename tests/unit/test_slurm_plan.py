@@ -192,6 +192,48 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
     assert partitions == {"tokenize": "serial", "train": "boost", "convert": "serial", "evaluate": "boost"}
 
 
+def test_each_job_is_told_what_the_site_and_the_chain_say() -> None:
+    site = dataclasses.replace(
+        SITE, hf_home=None, modules=("cuda", "gcc"), network_interface="ib0,ib1", offline=False, max_requeues=7
+    )
+    folders = PUBLISHED.data_stages[0].data.dataset.folders[:2]
+    chain = Chain(
+        sources=tuple(TextSource(input=folder.name, output=folder) for folder in folders),
+        eos=True,
+        hf_folder=Path("hf"),
+        convert_options="--accept-tokenizer",
+        suite="progression-por",
+        evaluate_options="--limit 2",
+        results=Path("scores"),
+        data=Path("copies"),
+    )
+    plan = published_plan(chain, site)
+    shared = {"MODULES": "'cuda gcc'", "VENV": "/opt/venv", "HF_CACHE": "", "OFFLINE": "0", "MAX_REQUEUES": "7"}
+    jobs = Path("jobs").absolute()
+    config = {"CONFIG": str(jobs / "config.yaml")}
+    expected = {
+        "tokenize": {
+            "SOURCES": str(jobs / "sources.tsv"),
+            "TOKENIZER": "meta-llama/Llama-3.2-1B",
+            "SPECIAL_TOKENS": "'--bos --eos'",
+        },
+        "train": {"NETWORK_INTERFACE": "ib0,ib1", "LOGS": str(jobs / "logs"), **config},
+        "convert": {"HF_CHECKPOINTS": "hf", "CONVERT_OPTIONS": "--accept-tokenizer", **config},
+        "evaluate": {
+            "HF_CHECKPOINTS": "hf",
+            "SUITE": "progression-por",
+            "RESULTS": "scores",
+            "DATA": "copies",
+            "EVALUATE_OPTIONS": "'--limit 2'",
+        },
+    }
+    for job in plan.jobs:
+        told = dict(re.findall(r"^([A-Z_]+)=('[^']*'|\S*)", job.text, re.MULTILINE))
+        assert {name: told[name] for name in (*shared, *expected[job.name])} == shared | expected[job.name], job.name
+        assert re.search(rf"^#SBATCH --job-name=\S+-{job.name}\b", job.text, re.MULTILINE)
+    assert "#SBATCH --array=0-1" in plan.script("tokenize").text
+
+
 @pytest.mark.parametrize(("limit", "lead"), [("4-00:00:00", 300), ("0-00:20:00", 300), ("0-00:05:00", 75)])
 def test_a_conversion_with_a_short_limit_has_time_left_to_convert(limit: str, lead: int) -> None:
     plan = published_plan(Chain(hf_folder=Path("hf")), dataclasses.replace(SITE, cpu_time_limit=limit))
