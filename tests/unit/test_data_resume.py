@@ -83,8 +83,9 @@ def test_a_stage_in_the_past_cannot_be_edited(folders):
 
     with pytest.raises(InputError, match=r"data_stages\[1\]\.start_training_step: got 4"):
         resume(stages(5), stages(4), step=6)
-    with pytest.raises(InputError, match="step 7 or later"):
-        resume(stages(9), stages(4), step=6)
+    for start in (4, 6):
+        with pytest.raises(InputError, match="step 7 or later"):
+            resume(stages(9), stages(start), step=6)
     resume(stages(9), stages(7, "c"), step=6)
     with pytest.raises(InputError, match="stages"):
         resume(stages(5), make_config([{"dataset": {"dataset_folder": folders["a"]}}]), step=6)
@@ -121,6 +122,19 @@ def test_a_change_is_told_once_however_many_stages_draw_from_it(tmp_path):
     with pytest.raises(InputError) as caught:
         open_mixture(config, progress=state)
     assert str(caught.value).count("00001_unshuffled.ds is new") == 1
+
+
+def test_a_source_that_becomes_two_or_one_of_two_is_a_change(tmp_path):
+    """Its later stages would not go on where its earlier ones left it, though every shard is the same."""
+    one, copied = (str(write_source(tmp_path / name, [10, 10])) for name in ("one", "copied"))
+
+    def config(second):
+        return make_config([{"dataset": {"dataset_folder": one}}, {"start": 5, "dataset": {"dataset_folder": second}}])
+
+    with pytest.raises(InputError, match=f"{one} and {copied} were one source, {one}"):
+        resume(config(one), config(copied))
+    with pytest.raises(InputError, match=f"{one} was two sources, {one} and {copied}"):
+        resume(config(copied), config(one))
 
 
 def test_a_record_of_another_format_is_refused(folders):
