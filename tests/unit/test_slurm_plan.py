@@ -282,10 +282,14 @@ def test_a_chain_that_contradicts_itself_is_refused(chain: Chain, key_word: str)
         published_plan(chain)
 
 
-def test_obstacles_of_a_submission_name_everything_that_is_missing() -> None:
+def test_obstacles_of_a_submission_name_everything_that_is_missing(tmp_path: Path) -> None:
     text = " ".join(published_plan().obstacles)
-    for words in ("10 of 10 folders", "not in the Hugging Face cache of /opt/hf", "/opt/venv has no bin/activate"):
+    for words in (
+        *("10 of 10 folders", "not in the Hugging Face cache of /opt/hf", "/opt/venv has no bin/activate"),
+        "hf_home /opt/hf does not exist",
+    ):
         assert words in text
+    assert "hf_home" not in " ".join(published_plan(site=dataclasses.replace(SITE, hf_home=str(tmp_path))).obstacles)
     online = " ".join(published_plan(site=dataclasses.replace(SITE, offline=False)).obstacles)
     assert "Hugging Face cache" not in online
 
