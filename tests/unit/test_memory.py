@@ -216,6 +216,11 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
     assert twice.gradients == 2 * whole.gradients == 4 * parameters
     assert estimate_memory(edited(tokens__batch_accumulation_per_replica=2, parallelism__dp=1)) == whole
 
+    in_bf16 = edited(optimizer__accumulate_grad_in_fp32=False)
+    assert estimate_memory(in_bf16).optimizer_moments == 4 * parameters
+    assert estimate_memory(in_bf16).fp32_parameters == estimate_memory(in_bf16).fp32_gradients == 0
+    assert checkpoint_bytes(in_bf16) == 6 * parameters
+
     zero = estimate_memory(edited(optimizer__zero_stage=1))
     assert zero.optimizer_moments == 8 * parameters // 64
 

@@ -41,6 +41,49 @@ def test_a_step_s_figures_follow_from_its_time_and_the_run_s_sizes(engine: Any) 
     }
 
 
+def test_the_parts_of_a_step_come_in_their_order(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanotron_zagreus.training import trainer as module
+
+    notes: list[str] = []
+    groups: list[dict[str, float]] = [{}, {}]
+
+    def note(text: str, result: Any = None) -> Any:
+        return lambda *_: notes.append(text) or result
+
+    def forward(*, batch: Any, **_: Any) -> str:
+        notes.append(f"train on {list(batch)}")
+        return "outputs"
+
+    monkeypatch.setattr(module, "with_token_mean", lambda batches, group: batches)
+    trainer: Any = SimpleNamespace(
+        run=edited(),
+        iteration_step=3,
+        at=lambda place: None,
+        engine=SimpleNamespace(check_before_forward=note("check"), check_before_update=note("check again")),
+        n_micro_batches_per_batch=2,
+        pipeline_engine=SimpleNamespace(train_batch_iter=forward),
+        model=None,
+        grad_accumulator=None,
+        parallel_context=SimpleNamespace(pp_pg=None, dp_pg=None),
+        _reduce_gradients=note("reduce"),
+        _mean_loss=note("mean loss", torch.tensor(2.5)),
+        _clip_gradients=lambda loss: notes.append(f"clip, loss {loss}") or torch.tensor(0.25),
+        optimizer=SimpleNamespace(
+            get_base_optimizer=lambda: SimpleNamespace(param_groups=groups), zero_grad=note("zero gradients")
+        ),
+        guard=SimpleNamespace(step=lambda optimizer, norm: notes.append(f"update, norm {norm}, rates {groups}")),
+    )
+    outputs, loss = module.ZagreusTrainer.training_step(trainer, iter(["a", "b", "c"]))
+    rate = 0.003 * 2 / 4000  # two updates of a warmup of 4,000
+    assert (outputs, float(loss)) == ("outputs", 2.5)
+    assert groups == [{"lr": pytest.approx(rate)}] * 2
+    assert notes == [
+        *("check", "train on ['a', 'b']", "reduce", "mean loss", "clip, loss 2.5", "check again"),
+        f"update, norm 0.25, rates {groups}",
+        "zero gradients",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
