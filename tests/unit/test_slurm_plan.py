@@ -99,6 +99,14 @@ def test_the_refusal_says_how_to_keep_the_global_batch(nodes: int, gpus: int, ad
     assert advice in str(caught.value)
 
 
+@pytest.mark.parametrize("gpus", [4, 7])
+def test_a_number_of_gpus_that_tp_and_pp_do_not_divide_is_told_so(gpus: int) -> None:
+    parallelism = dataclasses.replace(PUBLISHED.parallelism, tp=5, dp=2)
+    config = dataclasses.replace(PUBLISHED, parallelism=parallelism)
+    with pytest.raises(InputError, match=r"dp x tp x pp = 2 x 5 x 1 = 10; .* as many as tp x pp = 5 x 1 divides"):
+        make_run_plan(config, SITE, nodes=1, gpus_per_node=gpus, folder=Path("jobs"))
+
+
 @pytest.mark.parametrize("name", ['a"b', "100%", "a\\b", "a\nb", "exp#1"])
 def test_a_folder_that_slurm_would_misread_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="mean something to Slurm"):
