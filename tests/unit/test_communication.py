@@ -34,6 +34,7 @@ def test_the_published_run_moves_1_75_gb_a_step_a_quarter_of_it_last() -> None:
     assert traffic.last_ready_share == pytest.approx(0.2813, abs=1e-4)
     # 2 x 63/64 x 1.751 GB over 50 GB/s
     assert traffic.reduce_seconds == pytest.approx(0.06895, abs=1e-5)
+    assert modelled(edited(), Network(gigabits_per_second=400, gpus_per_node=1)) == traffic
 
 
 def test_at_least_the_embedding_is_exposed_and_at_most_everything() -> None:

@@ -214,6 +214,7 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
     # Micro-batches whose gradients do not travel make them beside the buckets.
     twice = estimate_memory(edited(tokens__batch_accumulation_per_replica=2))
     assert twice.gradients == 2 * whole.gradients == 4 * parameters
+    assert estimate_memory(edited(tokens__batch_accumulation_per_replica=2, parallelism__dp=2)) == twice
     assert estimate_memory(edited(tokens__batch_accumulation_per_replica=2, parallelism__dp=1)) == whole
 
     in_bf16 = edited(optimizer__accumulate_grad_in_fp32=False)

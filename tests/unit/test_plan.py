@@ -66,6 +66,7 @@ def test_the_largest_micro_batch_fits_and_one_sequence_more_does_not() -> None:
                 for n in (size, size + 1)
             )
             assert fits <= gigabytes * 10**9 < too_many
+    assert list(make_plan(edited()).largest_micro_batch_sizes) == [80, 141]  # A100 and H100, H200
     wide = edited(model__model_config__num_hidden_layers=1000)
     assert make_plan(wide).largest_micro_batch_sizes[80] == (0, 0)
 
