@@ -14,7 +14,8 @@ PYTEST_ARGS ?=
 # Whatever brings the engine up, here or in a process it starts, or reads the engine's source.
 ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic attention benchmarks config_pipeline engine engine_face \
 	engine_translation gradient_reduction gradients memory model_twin regional_compile step_log step_waits token_mean \
-	training_agreement training_loop training_parts training_reports training_requests training_saving training_watchdog) \
+	training_agreement training_loop training_parts training_reports training_requests training_saving training_snapshot \
+	training_trainer training_watchdog) \
 	$(patsubst %,tests/integration/test_%.py,convert demo engine_main fast_paths faults_loading faults_ranks faults_saving \
 	faults_stopping launching reference_run resume topologies train_command uneven_masks validation)
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge

@@ -132,9 +132,8 @@ def _exposed_seconds(config: Config, network: Network, buckets: list[Bucket], el
     gathered = 0.0
     if config.optimizer.zero_stage:
         # The updated weights travel back: one half of an all-reduce, in the model's dtype.
-        gathered = (
-            network.all_reduce_seconds(_count(config) * DTYPE_BYTES[config.model.dtype], config.parallelism.dp) / 2
-        )
+        weight_bytes = sum(bucket.num_parameters for bucket in buckets) * DTYPE_BYTES[config.model.dtype]
+        gathered = network.all_reduce_seconds(weight_bytes, config.parallelism.dp) / 2
     return free_at - buckets[-1].ready_seconds + gathered
 
 
@@ -154,10 +153,3 @@ def _matrices_of_a_layer(config: Config) -> tuple[int, ...]:
     model = config.model.model_config
     queries, mlp, norm = model.query_parameters, model.mlp_parameters, model.hidden_size
     return mlp, 2 * mlp, norm, queries, queries + model.key_value_parameters, norm
-
-
-def _count(config: Config) -> int:
-    model = config.model.model_config
-    ends = 1 if model.tie_word_embeddings else 2
-    layers = model.num_hidden_layers * sum(_matrices_of_a_layer(config))
-    return layers + model.hidden_size + ends * _embedding_parameters(config)

@@ -71,9 +71,8 @@ def unfinished_decay(config: Config) -> str | None:
 
 
 def asynchronous_tensor_parallelism(config: Config) -> str | None:
-    """Say that tp_linear_async_communication has no effect without tensor parallelism."""
-    parallelism = config.parallelism
-    if parallelism.tp > 1 or not parallelism.tp_linear_async_communication:
+    """Say that tp_linear_async_communication has no effect without tensor parallelism; with it, `checks` refuses it."""
+    if not config.parallelism.tp_linear_async_communication:
         return None
     return "parallelism.tp_linear_async_communication: true does nothing at tp = 1 (and is refused at tp > 1)"
 

@@ -34,8 +34,8 @@ def first_few(names: Sequence[object], most: int) -> str:
 def _scaled(number: float, suffixes: tuple[str, ...]) -> str:
     """Return ``number`` with three significant digits and the suffix that keeps it under 1000."""
     scaled, index = float(number), 0
-    while abs(float(f"{scaled:.3g}")) >= 1000 and index < len(suffixes) - 1:
+    while float(f"{scaled:.3g}") >= 1000 and index < len(suffixes) - 1:
         scaled /= 1000
         index += 1
-    digits = f"{scaled:.3g}" if abs(scaled) < 1000 else f"{scaled:,.0f}"
+    digits = f"{scaled:.3g}" if scaled < 1000 else f"{scaled:,.0f}"
     return f"{digits}{suffixes[index]}"

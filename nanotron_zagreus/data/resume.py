@@ -136,12 +136,22 @@ def _changed_data(
     changes = []
     if progress["sequence_length"] != config.tokens.sequence_length:
         changes.append(f"tokens.sequence_length is {config.tokens.sequence_length}, was {progress['sequence_length']}")
-    seen = set()
-    for index, stage in enumerate(progress["stages"]):
-        for old_index, new_index in zip(stage["sources"], stage_sources[index], strict=True):
-            if (old_index, new_index) not in seen:
-                seen.add((old_index, new_index))
-                changes += _changed_source(progress["sources"][str(old_index)], sources[new_index])
+    pairs = dict.fromkeys(
+        (old, new)
+        for stage, members in zip(progress["stages"], stage_sources, strict=False)
+        for old, new in zip(stage["sources"], members, strict=True)
+    )
+    recorded = progress["sources"]
+    now: dict[int, int] = {}
+    before: dict[int, int] = {}
+    for old, new in pairs:
+        record, folder = recorded[str(old)], sources[new].folder
+        changes += _changed_source(record, sources[new])
+        # A stage goes on where earlier ones left a source. Copies of a folder have the same shards, but are others.
+        if now.setdefault(old, new) != new:
+            changes.append(f"{sources[now[old]].folder} and {folder} were one source, {record['folder']}")
+        if before.setdefault(new, old) != old:
+            changes.append(f"{folder} was two sources, {recorded[str(before[new])]['folder']} and {record['folder']}")
     return changes
 
 

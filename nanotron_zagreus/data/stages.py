@@ -128,14 +128,11 @@ def build_stages(
 
 def _legs(index: int, first_step: int, samples_per_step: int, progress: dict[str, Any] | None) -> tuple[Leg, ...]:
     """Return the legs of stage ``index``: those the checkpoint tells of, and one more if the batch changed."""
-    begun = progress["stages"] if progress else []
-    if index >= len(begun):
+    if progress is None or index >= len(progress["stages"]):
         return (Leg(first_step, 0, samples_per_step),)
-    legs = [Leg(*leg) for leg in begun[index]["legs"]]
-    is_current = index == len(begun) - 1
+    legs = [Leg(*leg) for leg in progress["stages"][index]["legs"]]
+    is_current = index == len(progress["stages"]) - 1
     if is_current and legs[-1].samples_per_step != samples_per_step:
-        next_step = progress["step"] + 1 if progress else first_step
-        sample = legs[-1].first_sample_of(next_step)
-        legs = [leg for leg in legs if leg.first_step < next_step]
-        legs.append(Leg(next_step, sample, samples_per_step))
+        next_step = progress["step"] + 1
+        legs.append(Leg(next_step, legs[-1].first_sample_of(next_step), samples_per_step))
     return tuple(legs)

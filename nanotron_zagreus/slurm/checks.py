@@ -135,10 +135,10 @@ def _advice_for_ranks(config: Config, ranks: int) -> str:
     """Return what to change so that ``ranks`` GPUs train the same global batch, where that is possible."""
     parallelism, tokens = config.parallelism, config.tokens
     dp, rest = divmod(ranks, parallelism.tp * parallelism.pp)
-    if rest or dp == 0:
+    if rest:
         return f"as many as tp x pp = {parallelism.tp} x {parallelism.pp} divides, with parallelism.dp to match"
     accumulation, rest = divmod(config.samples_per_step, dp * tokens.micro_batch_size)
-    if rest or accumulation == 0:
+    if rest:
         return f"set parallelism.dp to {dp} (another global batch: {config.samples_per_step} samples do not divide)"
     return (
         f"set parallelism.dp to {dp} and tokens.batch_accumulation_per_replica to {accumulation}, "

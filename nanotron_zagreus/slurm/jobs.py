@@ -58,9 +58,9 @@ class TextSource:
     @classmethod
     def parse(cls, text: str) -> TextSource:
         """Read `INPUT=FOLDER[:COLUMN]`; the input may hold `=` itself, as in `corpus/lang=pt`."""
-        source, equals, rest = text.rpartition("=")
+        source, _, rest = text.rpartition("=")
         folder, _, column = rest.partition(":")
-        if not (source and equals and folder):
+        if not (source and folder):
             raise InputError(f"--tokenize: got {text!r}, expected INPUT=FOLDER or INPUT=FOLDER:COLUMN")
         return cls(input=source, output=Path(folder), text_column=column or "text")
 

@@ -82,7 +82,6 @@ class TrainingLoop:
         failed_together = False
         self.control.clear_stale_files()
         self.saver.clear_leftovers(self.root)
-        self._report("running", first - 1)
         try:
             # Until a failure is reported: torchrun sends SIGTERM when a rank has ended, and disks may stand still.
             with self.signals, self.watchdog:

@@ -89,7 +89,6 @@ class ZagreusTrainer(DistributedTrainer):
         self.guard = NonFiniteGuard(run.zagreus.guards.max_skipped_steps)
         self.pipeline_engine = self.config.parallelism.pp_engine
         self.pipeline_engine.nb_microbatches = self.n_micro_batches_per_batch
-        self._name_modules()
         self._flops_per_token = count_flops_per_token(run.model.model_config, self.sequence_length).nanotron
 
     def init_model(self) -> Any:
@@ -253,11 +252,6 @@ class ZagreusTrainer(DistributedTrainer):
     def log_metrics(self, line: str) -> None:
         """Log a step's line; called on the rank that holds the loss."""
         self._step_log.info(line)
-
-    def _name_modules(self) -> None:
-        """Fill the map from modules to names that the engine's gradient code looks parameters up in."""
-        model = self.unwrapped_model
-        model.module_id_to_prefix = {id(m): f"{name}." if name else "" for name, m in model.named_modules()}
 
     def _reduce_gradients(self) -> None:
         """Bring gradients to the same value on all replicas and all copies of tied weights."""

@@ -48,7 +48,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "plain": {},
         "foreground": {"zagreus__checkpoints": {"background": False}},
         "keep": {"checkpoints__checkpoint_interval": 1, "zagreus__checkpoints": {"keep_last": 2, "keep_every": 4}},
-        "final": {"checkpoints__save_final_state": True, "checkpoints__save_initial_state": True},
+        "final": {
+            "checkpoints__save_final_state": True,
+            "checkpoints__save_initial_state": True,
+            "optimizer__weight_decay_exclude_named_params": [".*norm"],
+        },
     }
     files = [
         write_config(root / f"{n}.yaml", tiny_config(root, **o, checkpoints__checkpoints_path=str(root / n)))

@@ -17,6 +17,7 @@ from tiny_runs import (
 
 from nanotron_zagreus.checkpoints import inventory, layout, manifest
 from nanotron_zagreus.checkpoints.outcome import read_outcome
+from nanotron_zagreus.config import load_config
 
 pytestmark = pytest.mark.integration
 
@@ -113,7 +114,17 @@ def test_a_full_disk_ends_the_run_and_harms_no_checkpoint(saved: Path, tmp_path:
     assert {r.path: r.sha256 for r in manifest.verify(root / "10")} == before
     assert not [p for p in root.iterdir() if p.name.startswith(".saving")]
     outcome = read_outcome(root)
-    assert outcome is not None and outcome.why == "failed"
+    assert outcome is not None and (outcome.why, outcome.checkpoint) == ("failed", str(root / "10"))
+
+
+def test_the_small_files_count_the_steps_and_samples_of_their_checkpoint(saved: Path) -> None:
+    for step in (5, 10):
+        folder = saved / "plain" / str(step)
+        general = load_config(folder / layout.CONFIG_FILE).general
+        assert (general.step, general.consumed_train_samples) == (step, 8 * step)
+        assert json.loads((folder / "lr_scheduler" / "lr_scheduler.json").read_text()) == {"last_epoch": step}
+        metas = json.loads((folder / layout.METADATA_FILE).read_text())["metas"]
+        assert (metas["last_train_step"], metas["consumed_train_samples"]) == (step, 8 * step)
 
 
 def test_the_inventory_describes_every_step(saved: Path) -> None:

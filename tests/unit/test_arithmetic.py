@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanotron_zagreus.arithmetic import (
@@ -117,7 +117,14 @@ def schedules(draw: st.DrawFn) -> tuple[LearningRateSection, int]:
     return schedule, train_steps
 
 
+ABRUPT = LearningRateSection(
+    learning_rate=0.5, lr_warmup_steps=1, lr_decay_starting_step=3, lr_decay_steps=0, min_decay_lr=0.1
+)
+"""A warmup of one step, a decay of none."""
+
+
 @given(schedules())
+@example((ABRUPT, 6))
 @settings(max_examples=150, deadline=None)
 def test_every_learning_rate_is_upstreams_value_for_value(case: tuple[LearningRateSection, int]) -> None:
     schedule, train_steps = case

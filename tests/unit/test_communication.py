@@ -14,6 +14,11 @@ from nanotron_zagreus.config import Config
 from tests.unit.config_fixtures import edited
 
 PARAMETERS, EMBEDDING = 437_760_960, 128_256 * 960
+TP5 = {
+    "parallelism__tp": 5,
+    "parallelism__tp_mode": "ALL_REDUCE",
+    "parallelism__tp_linear_async_communication": False,
+}
 NETWORK = Network(gigabits_per_second=400, gpus_per_node=4)
 
 
@@ -29,6 +34,7 @@ def test_the_published_run_moves_1_75_gb_a_step_a_quarter_of_it_last() -> None:
     assert traffic.last_ready_share == pytest.approx(0.2813, abs=1e-4)
     # 2 x 63/64 x 1.751 GB over 50 GB/s
     assert traffic.reduce_seconds == pytest.approx(0.06895, abs=1e-5)
+    assert modelled(edited(), Network(gigabits_per_second=400, gpus_per_node=1)) == traffic
 
 
 def test_at_least_the_embedding_is_exposed_and_at_most_everything() -> None:
@@ -39,12 +45,13 @@ def test_at_least_the_embedding_is_exposed_and_at_most_everything() -> None:
         assert traffic.step_seconds == pytest.approx(16_384 / 20_000 + traffic.exposed_seconds)
 
 
-def test_on_a_slow_network_all_but_what_the_backward_pass_hides_is_exposed() -> None:
+@pytest.mark.parametrize(("recompute", "share"), [(False, 2 / 3), (True, 3 / 4)])
+def test_on_a_slow_network_all_but_what_the_backward_pass_hides_is_exposed(recompute: bool, share: float) -> None:
     network = Network(gigabits_per_second=1, gpus_per_node=4)
-    traffic = modelled(edited(), network)
-    config = edited()
+    config = edited(parallelism__recompute_layer=recompute)
+    traffic = modelled(config, network)
     flops_outside_the_head = 1 - 0.7387 / 3.3809  # GFLOP per token: 1.8874 blocks, 0.7550 attention, 0.7387 head
-    backward = 16_384 / 20_000 * flops_outside_the_head * 2 / 3
+    backward = 16_384 / 20_000 * flops_outside_the_head * share
     first = make_buckets(config, backward)[0].ready_seconds
     assert traffic.exposed_seconds == pytest.approx(traffic.reduce_seconds - (backward - first), rel=1e-3)
 
@@ -64,13 +71,18 @@ def test_zero_1_reduces_as_without_it_and_gathers_the_weights() -> None:
     assert divided.exposed_seconds == pytest.approx(whole.exposed_seconds + gather)
 
 
-@pytest.mark.parametrize("changes", [{"parallelism__dp": 4}, {"parallelism__dp": 1}, {"parallelism__pp": 2}])
+def test_the_tensor_parallel_ranks_of_a_replica_share_its_compute() -> None:
+    traffic = modelled(edited(**TP5, tokens__batch_accumulation_per_replica=3))
+    assert traffic.step_seconds - traffic.exposed_seconds == pytest.approx(3 * 16_384 / (5 * 20_000))
+
+
+@pytest.mark.parametrize("changes", [{"parallelism__dp": 4}, {**TP5, "parallelism__dp": 1}, {"parallelism__pp": 2}])
 def test_nothing_is_modelled_inside_a_node_or_for_pipelines(changes: dict[str, Any]) -> None:
     assert model_communication(edited(**changes), NETWORK, 20_000) is None
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("cap", [1, 25, 100])
+@pytest.mark.parametrize("cap", [1, 25, 300])
 def test_the_buckets_are_those_that_torch_makes(tied: bool, cap: int) -> None:
     from torch._C._distributed_c10d import _compute_bucket_assignment_by_size  # type: ignore[attr-defined]
 
@@ -86,6 +98,9 @@ def test_the_buckets_are_those_that_torch_makes(tied: bool, cap: int) -> None:
     expected = [sum(tensors[index].numel() for index in bucket) for bucket in assignment]
     buckets = make_buckets(config, backward_seconds=1.0)
     assert [bucket.num_parameters for bucket in buckets] == expected
+    ready = [bucket.ready_seconds for bucket in buckets]
+    assert ready == sorted(ready) and ready[-1] == 1.0
+    assert ready[0] == (1 / 32 if tied else 0.0)  # the norm and what the last layer gives first; or the head alone
     assert sum(expected) == PARAMETERS + (0 if tied else EMBEDDING)
 
 

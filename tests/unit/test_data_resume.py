@@ -71,6 +71,7 @@ def test_a_changed_batch_is_refused_unless_accepted(folders, caplog):
     straight = samples_of(open_mixture(one_stage), range(1, 21))
     assert samples_of(after, range(1, 9)) == straight[: 6 * 4 + 2 * 6]
     assert [leg for stage in after.state(10)["stages"] for leg in stage["legs"]] == [[1, 0, 4], [7, 24, 6], [9, 0, 6]]
+    assert after.state(6)["stages"] == before.state(6)["stages"], "no step of the new batch was trained yet"
     again = open_mixture(accepted, progress=after.state(10))
     assert samples_of(again, range(1, 21)) == samples_of(after, range(1, 21))
 
@@ -82,14 +83,15 @@ def test_a_stage_in_the_past_cannot_be_edited(folders):
 
     with pytest.raises(InputError, match=r"data_stages\[1\]\.start_training_step: got 4"):
         resume(stages(5), stages(4), step=6)
-    with pytest.raises(InputError, match="step 7 or later"):
-        resume(stages(9), stages(4), step=6)
+    for start in (4, 6):
+        with pytest.raises(InputError, match="step 7 or later"):
+            resume(stages(9), stages(start), step=6)
     resume(stages(9), stages(7, "c"), step=6)
     with pytest.raises(InputError, match="stages"):
         resume(stages(5), make_config([{"dataset": {"dataset_folder": folders["a"]}}]), step=6)
 
 
-def test_changed_data_is_refused_with_the_list_of_changes(tmp_path):
+def test_changed_data_is_refused_with_the_list_of_changes(tmp_path, caplog):
     write_source(tmp_path / "x", [10, 10])
     config = make_config([{"dataset": {"dataset_folder": str(tmp_path / "x")}}])
     state = open_mixture(config).state(3)
@@ -99,12 +101,17 @@ def test_changed_data_is_refused_with_the_list_of_changes(tmp_path):
         InputError, match=r"00002_unshuffled.ds is new.*00001_unshuffled.ds has other content"
     ) as caught:
         open_mixture(config, progress=state)
-    assert "00000_unshuffled.ds" not in str(caught.value)
+    assert "00000_unshuffled.ds" not in str(caught.value) and "more" not in str(caught.value)
+    for rank in range(3, 15):
+        write_shard(tmp_path / "x", rank, 93)
+    with pytest.raises(InputError, match=r"00013_unshuffled.ds is new; and 2 more\. Restore it"):
+        open_mixture(config, progress=state)
     accepting = make_config(
         [{"dataset": {"dataset_folder": str(tmp_path / "x")}}],
         zagreus={"accept_changed_data": True, "max_source_epochs": 1000},
     )
     assert open_mixture(accepting, progress=state).samples_of_step(4)
+    assert "resuming with changed data" in caplog.text and "00013_unshuffled.ds is new" in caplog.text
 
 
 def test_a_change_is_told_once_however_many_stages_draw_from_it(tmp_path):
@@ -115,6 +122,19 @@ def test_a_change_is_told_once_however_many_stages_draw_from_it(tmp_path):
     with pytest.raises(InputError) as caught:
         open_mixture(config, progress=state)
     assert str(caught.value).count("00001_unshuffled.ds is new") == 1
+
+
+def test_a_source_that_becomes_two_or_one_of_two_is_a_change(tmp_path):
+    """Its later stages would not go on where its earlier ones left it, though every shard is the same."""
+    one, copied = (str(write_source(tmp_path / name, [10, 10])) for name in ("one", "copied"))
+
+    def config(second):
+        return make_config([{"dataset": {"dataset_folder": one}}, {"start": 5, "dataset": {"dataset_folder": second}}])
+
+    with pytest.raises(InputError, match=f"{one} and {copied} were one source, {one}"):
+        resume(config(one), config(copied))
+    with pytest.raises(InputError, match=f"{one} was two sources, {one} and {copied}"):
+        resume(config(copied), config(one))
 
 
 def test_a_record_of_another_format_is_refused(folders):

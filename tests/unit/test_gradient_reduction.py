@@ -60,3 +60,32 @@ def test_the_hook_overwrites_in_a_step_s_first_micro_batch_and_adds_in_later_one
             handle.wait()
         assert sums["0"].tolist() == [factor * value for value in (1, 2, 3)]
         assert sums["1"].tolist() == [[factor * 4, factor * 5], [factor * 6, factor * 7]]
+
+
+@pytest.mark.parametrize(("in_bf16", "average"), [(False, 128.5), (True, 128.0)])
+def test_sums_are_averages_over_the_replicas_once_waited_for_rounded_where_wanted(
+    engine: Any, in_bf16: bool, average: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanotron import distributed as engines_distributed
+    from nanotron import helpers
+
+    from nanotron_zagreus.training import gradient_reduction
+
+    def reduce(tensors: Any, *, op: Any, group: str, async_op: bool) -> Any:
+        assert (op, group, async_op) == (torch.distributed.ReduceOp.AVG, "replicas", True)
+        tensors = tensors if isinstance(tensors, list) else [tensors]
+        # The other replica's are zeros.
+        return SimpleNamespace(wait=lambda: [tensor.mul_(0.5) for tensor in tensors])
+
+    monkeypatch.setattr(gradient_reduction.distributed, "all_reduce", reduce)
+    monkeypatch.setattr(engines_distributed, "all_reduce_coalesced", reduce)
+    parameter, memory, sums = torch.nn.Parameter(torch.zeros(2, 2)), torch.ones(4).bfloat16(), torch.full((2, 2), 256.0)
+    bucket = SimpleNamespace(
+        parameters=lambda: [parameter], gradients=lambda: [memory.view(2, 2)], buffer=lambda: memory
+    )
+    accumulator = SimpleNamespace(get_grad_buffer=lambda name: sums, is_empty=False)
+    state = SimpleNamespace(accumulator=accumulator, param_id_to_name={id(parameter): "weight"})
+    with gradient_reduction.reducing_buckets(lambda: "replicas", in_bf16=in_bf16):
+        helpers.get_fp32_accum_hook()(state, bucket)
+    accumulator.fp32_grads_allreduce_handle.wait()
+    assert sums.tolist() == [[average] * 2] * 2  # 257 has more bits than bf16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,6 +112,23 @@ def test_between_steps_nothing_is_filled_with_zeros_and_no_weight_rounded_alone(
         assert torch.equal(parameter, ours.parameters[name]["fp32"].bfloat16())
 
 
+def test_under_zero_1_a_rank_s_optimizer_gets_its_slice_of_the_sums(engine: Any) -> None:
+    from nanotron_zagreus.training.gradients import _hand_to_optimizer
+
+    sums = {name: torch.arange(6.0).view(2, 3) + start for name, start in (("divided", 0), ("another's", 10))}
+    masters = {name: torch.nn.Parameter(torch.zeros(size)) for name, size in (("divided", 3), ("another's", 0))}
+    accumulator = SimpleNamespace(
+        param_name_to_offsets={"divided": (2, 5)},
+        parameters={name: {"fp32": master} for name, master in masters.items()},
+        fp32_grad_buffers={name: {"fp32_grad": total} for name, total in sums.items()},
+    )
+    _hand_to_optimizer(accumulator)
+    assert masters["divided"].grad is not None and masters["divided"].grad.tolist() == [2, 3, 4]
+    assert masters["another's"].grad is None
+    sums["divided"] += 1
+    assert masters["divided"].grad.tolist() == [3, 4, 5], "it follows what later micro-batches add"
+
+
 @pytest.mark.parametrize("max_norm", [1e-3, 1e6])
 @pytest.mark.parametrize("in_fp32", [True, False])
 def test_clipping_is_the_engine_s(engine: Any, max_norm: float, in_fp32: bool) -> None:
@@ -150,6 +168,34 @@ def test_without_a_limit_gradients_are_measured_and_left_alone(engine: Any) -> N
     norm = clip_gradients(model.named_parameters(), None, group, None)
     assert norm.item() == pytest.approx(torch.cat([grad.flatten() for grad in before]).norm().item(), rel=1e-6)
     assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), before, strict=True))
+
+
+def test_gradients_in_bf16_are_measured_in_fp32(engine: Any) -> None:
+    from nanotron_zagreus.training.gradients import clip_gradients
+
+    model, group = build(torch.bfloat16)
+    loss_of(model, 1).backward()
+    exact = torch.cat([parameter.grad.double().flatten() for parameter in model.parameters()]).norm()
+    assert exact.bfloat16() != exact
+    norm = clip_gradients(model.named_parameters(), None, group, None)
+    assert norm.dtype == torch.float32 and norm.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+def test_a_parameter_that_ranks_share_counts_on_the_first_of_them_and_is_scaled_on_all(engine: Any) -> None:
+    from nanotron_zagreus.training.gradients import clip_gradients
+
+    _, group = build(torch.float32)
+
+    def shared(*ranks: int) -> Any:
+        tied = SimpleNamespace(global_ranks=ranks)
+        return SimpleNamespace(grad=torch.full((4,), 1.5), is_tied=bool(ranks), get_tied_info=lambda: tied)
+
+    own, first, copied = shared(), shared(0, 1), shared(1, 0)
+    named = [("own", own), ("first", first), ("copied", copied)]
+    assert clip_gradients(named, None, group, 1.0).item() == pytest.approx((2 * 4 * 1.5**2) ** 0.5)
+    for parameter in (own, first, copied):
+        assert parameter.grad.tolist() == pytest.approx([1.5 / 18**0.5] * 4, rel=1e-5)
+    assert clip_gradients([("copied", shared(1, 0))], None, group, 1.0).item() == 0
 
 
 def test_a_gradient_that_is_no_number_shows_in_the_norm(engine: Any) -> None:

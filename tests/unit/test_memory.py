@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 import weakref
 from collections.abc import Callable
@@ -193,7 +194,13 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
     # Micro-batches whose gradients do not travel make them beside the buckets.
     twice = estimate_memory(edited(tokens__batch_accumulation_per_replica=2))
     assert twice.gradients == 2 * whole.gradients == 4 * parameters
+    assert estimate_memory(edited(tokens__batch_accumulation_per_replica=2, parallelism__dp=2)) == twice
     assert estimate_memory(edited(tokens__batch_accumulation_per_replica=2, parallelism__dp=1)) == whole
+
+    in_bf16 = edited(optimizer__accumulate_grad_in_fp32=False)
+    assert estimate_memory(in_bf16).optimizer_moments == 4 * parameters
+    assert estimate_memory(in_bf16).fp32_parameters == estimate_memory(in_bf16).fp32_gradients == 0
+    assert checkpoint_bytes(in_bf16) == 6 * parameters
 
     zero = estimate_memory(edited(optimizer__zero_stage=1))
     assert zero.optimizer_moments == 8 * parameters // 64
@@ -227,6 +234,63 @@ def test_memory_follows_the_precision_and_the_sharding() -> None:
     pipelined = estimate_memory(edited(parallelism__pp=2, zagreus__cross_entropy="plain"))
     assert pipelined.logits == plain.logits  # the last rank is the fullest: it holds all logits
     assert pipelined.activations < whole.activations
+
+
+PER_TOKEN_AND_LAYER = 2 * 960 * 2 + 2 * (2 * 960 + 2 * 5 * 64 + 2 * 2560)
+"""Bytes that a compiled block of the published model keeps, see `memory._activation_bytes`."""
+
+
+@pytest.mark.parametrize(("engine", "in_flight"), [("1f1b", [2, 2, 1]), ("afab", [2, 2, 2])])
+def test_a_pipeline_rank_holds_its_part_and_the_micro_batches_in_flight(engine: str, in_flight: list[int]) -> None:
+    from nanotron_zagreus import memory
+
+    config = edited(
+        parallelism__pp=3,
+        parallelism__pp_engine=engine,
+        tokens__batch_accumulation_per_replica=2,
+        optimizer__zero_stage=1,
+    )
+    ranks, layers = [memory._estimate_rank(config, rank) for rank in range(3)], memory._layers_of(config)
+    assert sum(layers) == 32
+    embedding, layer = 128_256 * 960, 9_830_400 + 2 * 960
+    parameters = [num_layers * layer for num_layers in layers]
+    parameters[0] += embedding
+    parameters[2] += embedding + 960  # a copy of its own, and the last norm
+    assert [rank.parameters for rank in ranks] == [2 * count for count in parameters]
+    assert [rank.fp32_parameters for rank in ranks] == [4 * count // 64 for count in parameters]
+    assert [rank.optimizer_moments for rank in ranks] == [8 * count // 64 for count in parameters]
+    tokens = 4 * 4096
+    kept = [num_layers * tokens * PER_TOKEN_AND_LAYER for num_layers in layers]
+    assert [rank.activations for rank in ranks] == [n * size for n, size in zip(in_flight, kept, strict=True)]
+    chunk, waiting = 2048 * 128_256 * 2, 960 * (128_256 * 4 + tokens * 2)
+    assert [rank.logits for rank in ranks] == [0, 0, chunk + in_flight[2] * waiting]
+    made = tokens * 2 * (4 * 2560 + 3 * 960)
+    assert made < chunk
+    assert [rank.workspace for rank in ranks] == [made, made, 0]
+    assert estimate_memory(config) == max(ranks, key=lambda rank: rank.total)
+
+
+def test_recomputed_layers_keep_their_inputs_and_what_one_layer_needs() -> None:
+    recomputed = estimate_memory(edited(parallelism__recompute_layer=True))
+    assert recomputed.activations == 4 * 4096 * (32 * 960 * 2 + PER_TOKEN_AND_LAYER)
+
+
+@pytest.mark.parametrize(("mode", "sequence_parts"), [("REDUCE_SCATTER", 5), ("ALL_REDUCE", 1)])
+def test_tensor_parallel_ranks_divide_what_their_mode_divides(mode: str, sequence_parts: int) -> None:
+    divided = edited(
+        parallelism__tp=5,
+        parallelism__tp_mode=mode,
+        parallelism__tp_linear_async_communication=False,
+        parallelism__recompute_layer=True,
+        tokens__sequence_length=4095,
+    )
+    estimated, tokens = estimate_memory(divided), 4 * 4095
+    # Layers with collectives are not compiled: twice the norm's input in fp32, itself and its result; four of the MLP.
+    around_norms, inside = 2 * 960 * (4 + 2 + 2), 2 * (2 * 960 + 2 * 5 * 64 + 4 * 2560)
+    assert estimated.activations == tokens * ((32 * 960 * 2 + around_norms) / sequence_parts + inside / 5)
+    assert estimated.parameters == 2 * ((437_760_960 + (4 - 65) * 960) // 5 + 65 * 960)  # four rows pad the vocabulary
+    rows = math.ceil(128_256 / 5)
+    assert estimated.logits == 2048 * rows * 2 + 960 * (rows * 4 + tokens * 2)
 
 
 def test_saves_are_counted_with_the_first_and_the_last() -> None:

@@ -23,7 +23,7 @@ def test_the_published_notices() -> None:
     config = edited()
     for key_words in (
         ["2,000,000 steps", "1,048,576 tokens", "2.1T"],
-        ["minimum at step 800,000", "1,200,000 steps", "1e-07"],
+        ["minimum at step 800,000", "1,200,000 steps (60% of the run)", "1e-07"],
         ["tp_linear_async_communication", "tp = 1"],
         ["save_final_state", "final step"],
         ["no dataset_weights", "size"],
@@ -45,6 +45,7 @@ def test_a_file_that_does_as_it_says_gets_none_of_them() -> None:
         ("tp_linear_async", {"parallelism__tp_linear_async_communication": False}),
         ("save_final_state", {"checkpoints__save_final_state": True}),
         ("val_check_interval", {"tokens__val_check_interval": -1}),
+        ("val_check_interval", {"tokens__val_check_interval": 0}),
         ("initializer_range", {"model__model_config__initializer_range": 0.03227}),
         ("same nodes", {"checkpoints__checkpoints_path_is_shared_file_system": True}),
         ("same nodes", {"parallelism__dp": 8}),
@@ -71,6 +72,13 @@ def test_a_notice_comes_with_its_cause(key_words: list[str], changes: dict[str, 
     assert text is not None
     assert all(word in text for word in key_words)
     assert one_notice(edited(), key_words[0]) is None
+
+
+def test_a_rate_that_does_not_fall_has_no_decay_to_finish() -> None:
+    for lowest in (None, 0.003):
+        schedule = {"lr_decay_steps": None, "min_decay_lr": lowest}
+        changes = {f"optimizer__learning_rate_scheduler__{name}": value for name, value in schedule.items()}
+        assert one_notice(edited(**changes), "would end at step") is None
 
 
 def test_missing_data_and_tokenizer_are_notices_of_this_machine(
@@ -145,7 +153,8 @@ def test_validation_that_never_comes_is_a_notice() -> None:
 def test_a_missing_checkpoint_to_start_from_is_a_notice(tmp_path: Path) -> None:
     resumed = edited(checkpoints__resume_checkpoint_path=str(tmp_path / "none"))
     assert any("resume_checkpoint_path" in text for text in machine_notices(resumed))
-    automatic = edited(checkpoints__resume_checkpoint_path="auto")
-    assert not any("resume_checkpoint_path" in text for text in machine_notices(automatic))
+    for found in ("auto", str(tmp_path)):
+        going_on = edited(checkpoints__resume_checkpoint_path=found)
+        assert not any("resume_checkpoint_path" in text for text in machine_notices(going_on))
     from_other = edited(model__init_method={"path": str(tmp_path / "none")})
     assert any("init_method.path" in text for text in machine_notices(from_other))

@@ -94,10 +94,36 @@ def test_a_missing_ranks_file_is_refused(tmp_path: Path) -> None:
             OptimizerShards(folder).read_whole("exp_avg", NAME)
 
 
+def test_what_is_not_there_or_of_another_shape_is_refused(tmp_path: Path) -> None:
+    write_all(tmp_path, torch.randn(8, 2), placements((8,), 2, 1, 1))
+    shards, (here,) = OptimizerShards(tmp_path), placements((8,), 2, 1, 1)
+    with pytest.raises(InputError, match="no master of"):
+        shards.read("master", NAME, here)
+    with pytest.raises(InputError, match=r"no optimizer state for lm_head.*another model"):
+        shards.read("exp_avg", "lm_head", here)
+    with pytest.raises(InputError, match=r"has shape \(8, 2\), the model \(8, 3\)"):
+        shards.read("exp_avg", NAME, placements((8,), 3, 1, 1)[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"span": [-1, 4]}, {"span": [5, 4]}, {"span": [0, 17]}, {"pairs": []}, {"local_shape": [9, 2]}],
+)
+def test_a_placement_that_does_not_fit_its_shapes_is_refused(changes: dict[str, object]) -> None:
+    (whole,) = placements((8,), 2, 1, 1)
+    data = json.loads(json.dumps(whole.to_json()))
+    assert Placement.from_json(data) == whole
+    with pytest.raises(ValueError, match="does not fit its own shapes"):
+        Placement.from_json(data | changes)
+
+
 def test_pickles_and_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "optimizer").mkdir(parents=True)
     (tmp_path / "a" / "optimizer" / "optimizer.pt").write_bytes(b"pickle")
     with pytest.raises(MissingInputError, match="never loaded"):
+        OptimizerShards(tmp_path / "a")
+    (tmp_path / "a" / "optimizer" / "optimizer.pt").unlink()
+    with pytest.raises(MissingInputError, match=r"no optimizer state in safetensors there$"):
         OptimizerShards(tmp_path / "a")
     write_all(tmp_path / "b", torch.randn(8, 2), placements((8,), 2, 1, 1))
     path = tmp_path / "b" / "optimizer" / "optimizer_0.safetensors"

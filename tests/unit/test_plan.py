@@ -14,7 +14,7 @@ import yaml
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.config import load_config
 from nanotron_zagreus.memory import estimate_memory
-from nanotron_zagreus.plan import make_plan
+from nanotron_zagreus.plan import StagePlan, make_plan
 from tests.unit.config_fixtures import PUBLISHED, edited
 
 
@@ -37,6 +37,19 @@ def test_stages_of_a_plan_follow_each_other_and_show_shares() -> None:
     assert first.shares == pytest.approx((0.5, 0.1, 0.4))
 
 
+def test_a_stage_says_what_decides_its_shares() -> None:
+    def stage(**dataset: object) -> StagePlan:
+        stages = [{"name": "one", "start_training_step": 1, "data": {"dataset": dataset}}]
+        return make_plan(edited(data_stages=stages)).stages[0]
+
+    weighted = stage(dataset_folder=["a", "b"], dataset_weights=[6, 2])
+    assert (weighted.mixture, weighted.shares) == ("by weight", (0.75, 0.25))
+    grouped = stage(dataset_groups={"all": {"dataset_folder": ["a", "b"], "tokens": 1_000}})
+    assert (grouped.mixture, grouped.shares) == ("by group", None)
+    by_size = stage(dataset_folder=["a", "b"])
+    assert (by_size.mixture, by_size.shares) == ("by size", None)
+
+
 def test_the_headroom_by_micro_batch_size_is_the_estimate_of_each() -> None:
     table = make_plan(edited()).memory_by_micro_batch_size
     assert table[4][0] == estimate_memory(edited()).total
@@ -53,6 +66,7 @@ def test_the_largest_micro_batch_fits_and_one_sequence_more_does_not() -> None:
                 for n in (size, size + 1)
             )
             assert fits <= gigabytes * 10**9 < too_many
+    assert list(make_plan(edited()).largest_micro_batch_sizes) == [80, 141]  # A100 and H100, H200
     wide = edited(model__model_config__num_hidden_layers=1000)
     assert make_plan(wide).largest_micro_batch_sizes[80] == (0, 0)
 
@@ -80,6 +94,7 @@ def test_check_prints_the_plan_and_json(capsys: pytest.CaptureFixture[str]) -> N
     data = json.loads(capsys.readouterr().out)
     assert data["parameters"]["total"] == 437_760_960
     assert 15e9 < data["memory_per_gpu"]["total"] < 25e9
+    assert data["flops_per_token"]["nanotron"] > data["flops_per_token"]["causal"] > 3e9
 
 
 def test_check_refuses_a_wrong_world_size(capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,6 +99,14 @@ def test_the_refusal_says_how_to_keep_the_global_batch(nodes: int, gpus: int, ad
     assert advice in str(caught.value)
 
 
+@pytest.mark.parametrize("gpus", [4, 7])
+def test_a_number_of_gpus_that_tp_and_pp_do_not_divide_is_told_so(gpus: int) -> None:
+    parallelism = dataclasses.replace(PUBLISHED.parallelism, tp=5, dp=2)
+    config = dataclasses.replace(PUBLISHED, parallelism=parallelism)
+    with pytest.raises(InputError, match=r"dp x tp x pp = 2 x 5 x 1 = 10; .* as many as tp x pp = 5 x 1 divides"):
+        make_run_plan(config, SITE, nodes=1, gpus_per_node=gpus, folder=Path("jobs"))
+
+
 @pytest.mark.parametrize("name", ['a"b', "100%", "a\\b", "a\nb", "exp#1"])
 def test_a_folder_that_slurm_would_misread_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="mean something to Slurm"):
@@ -192,6 +200,48 @@ def test_each_job_gets_what_its_nodes_offer() -> None:
     assert partitions == {"tokenize": "serial", "train": "boost", "convert": "serial", "evaluate": "boost"}
 
 
+def test_each_job_is_told_what_the_site_and_the_chain_say() -> None:
+    site = dataclasses.replace(
+        SITE, hf_home=None, modules=("cuda", "gcc"), network_interface="ib0,ib1", offline=False, max_requeues=7
+    )
+    folders = PUBLISHED.data_stages[0].data.dataset.folders[:2]
+    chain = Chain(
+        sources=tuple(TextSource(input=folder.name, output=folder) for folder in folders),
+        eos=True,
+        hf_folder=Path("hf"),
+        convert_options="--accept-tokenizer",
+        suite="progression-por",
+        evaluate_options="--limit 2",
+        results=Path("scores"),
+        data=Path("copies"),
+    )
+    plan = published_plan(chain, site)
+    shared = {"MODULES": "'cuda gcc'", "VENV": "/opt/venv", "HF_CACHE": "", "OFFLINE": "0", "MAX_REQUEUES": "7"}
+    jobs = Path("jobs").absolute()
+    config = {"CONFIG": str(jobs / "config.yaml")}
+    expected = {
+        "tokenize": {
+            "SOURCES": str(jobs / "sources.tsv"),
+            "TOKENIZER": "meta-llama/Llama-3.2-1B",
+            "SPECIAL_TOKENS": "'--bos --eos'",
+        },
+        "train": {"NETWORK_INTERFACE": "ib0,ib1", "LOGS": str(jobs / "logs"), **config},
+        "convert": {"HF_CHECKPOINTS": "hf", "CONVERT_OPTIONS": "--accept-tokenizer", **config},
+        "evaluate": {
+            "HF_CHECKPOINTS": "hf",
+            "SUITE": "progression-por",
+            "RESULTS": "scores",
+            "DATA": "copies",
+            "EVALUATE_OPTIONS": "'--limit 2'",
+        },
+    }
+    for job in plan.jobs:
+        told = dict(re.findall(r"^([A-Z_]+)=('[^']*'|\S*)", job.text, re.MULTILINE))
+        assert {name: told[name] for name in (*shared, *expected[job.name])} == shared | expected[job.name], job.name
+        assert re.search(rf"^#SBATCH --job-name=\S+-{job.name}\b", job.text, re.MULTILINE)
+    assert "#SBATCH --array=0-1" in plan.script("tokenize").text
+
+
 @pytest.mark.parametrize(("limit", "lead"), [("4-00:00:00", 300), ("0-00:20:00", 300), ("0-00:05:00", 75)])
 def test_a_conversion_with_a_short_limit_has_time_left_to_convert(limit: str, lead: int) -> None:
     plan = published_plan(Chain(hf_folder=Path("hf")), dataclasses.replace(SITE, cpu_time_limit=limit))
@@ -227,6 +277,14 @@ def test_a_conversion_gets_the_memory_that_jobs_without_a_gpu_are_given(directiv
     assert re.findall(r"^#SBATCH (--mem\S*)", text, re.MULTILINE) == [directive]
 
 
+def test_a_source_is_an_input_a_folder_and_perhaps_a_column() -> None:
+    for text, column in (("corpus/lang=pt=tok/pt", "text"), ("corpus/lang=pt=tok/pt:content", "content")):
+        assert TextSource.parse(text) == TextSource(input="corpus/lang=pt", output=Path("tok/pt"), text_column=column)
+    for text in ("corpus", "=tok", "corpus=", "corpus=:content"):
+        with pytest.raises(InputError, match=f"--tokenize: got '{text}', expected INPUT=FOLDER"):
+            TextSource.parse(text)
+
+
 @pytest.mark.parametrize(
     ("chain", "key_word"),
     [
@@ -241,10 +299,14 @@ def test_a_chain_that_contradicts_itself_is_refused(chain: Chain, key_word: str)
         published_plan(chain)
 
 
-def test_obstacles_of_a_submission_name_everything_that_is_missing() -> None:
+def test_obstacles_of_a_submission_name_everything_that_is_missing(tmp_path: Path) -> None:
     text = " ".join(published_plan().obstacles)
-    for words in ("10 of 10 folders", "not in the Hugging Face cache of /opt/hf", "/opt/venv has no bin/activate"):
+    for words in (
+        *("10 of 10 folders", "not in the Hugging Face cache of /opt/hf", "/opt/venv has no bin/activate"),
+        "hf_home /opt/hf does not exist",
+    ):
         assert words in text
+    assert "hf_home" not in " ".join(published_plan(site=dataclasses.replace(SITE, hf_home=str(tmp_path))).obstacles)
     online = " ".join(published_plan(site=dataclasses.replace(SITE, offline=False)).obstacles)
     assert "Hugging Face cache" not in online
 

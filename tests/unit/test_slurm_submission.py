@@ -198,7 +198,7 @@ def test_only_the_folders_that_the_chain_tokenizes_may_be_missing(desk: Desk) ->
     ("options", "key_words"),
     [
         (("--tokenize", "/nonexistent/typo={folder}"), ["--tokenize", "/nonexistent/typo"]),
-        (("--tokenize", "corpus/typo={folder}"), ["--tokenize", "corpus/typo"]),
+        (("--tokenize", "corpus/typo={folder}"), ["--tokenize: corpus/typo is not on this machine", "offline"]),
         (("--tokenize", "text.jsonl={folder}:content"), ["--tokenize: ", "text.jsonl", "no 'content'", "it has text"]),
         (("--tokenize", "hf://datasets/owner/name={folder}"), ["--tokenize", "hf://datasets", "offline"]),
         (("--convert", "hf", "--evaluate", "progresion-por"), ["--evaluate", "progresion-por", "progression-por"]),
