@@ -81,7 +81,9 @@ def read_shard(path: Path) -> tuple[dict[str, str], bytes]:
 
 def test_padded_rows_are_zeros_for_this_project_and_the_mean_row_for_upstream(tmp_path: Path, hf: Path) -> None:
     name = "model.token_position_embeddings.pp_block.token_embedding.weight"
-    import_folder(hf, tmp_path / "ours", tp=5, verify=False)
+    padded = import_folder(hf, tmp_path / "ours", tp=5, verify=False)
+    assert [notice.partition(":")[0] for notice in padded.notices] == ["vocabulary padded from 131 to 135 rows"]
+    assert not import_folder(hf, tmp_path / "unpadded", verify=False).notices
     import_folder(hf, tmp_path / "theirs", tp=5, engine="main", verify=False)
     ours, theirs = (open_model_shards(tmp_path / folder).tensors[name].read() for folder in ("ours", "theirs"))
     assert ours.shape == theirs.shape == (135, 40)
