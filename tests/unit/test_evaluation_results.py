@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,14 @@ def test_what_evaluate_recorded_of_each_task_is_read_and_groups_are_no_tasks(tmp
     assert (found.label, found.task, found.fingerprint) == ("m", "m_mmlu_pt", "f")
     assert (found.data, found.documents, found.shots) == ("d1", "d2", {"asked": 5})
     assert (found.step, found.tokens, found.num_documents) == (7, 70, 10)
+
+
+def test_what_is_no_number_is_no_score(tmp_path: Path) -> None:
+    """As of a model that diverged: it must not stand in a table, nor be the best there."""
+    values = {"acc,none": math.nan, "acc_stderr,none": math.nan, "f1,none": 0.5, "f1_stderr,none": "N/A"}
+    put(tmp_path, "1", lm_eval_file(results={"m_mmlu_pt": values}))
+    (found,) = read_results(tmp_path)
+    assert found.scores == {"f1": 0.5} and found.errors == {}
 
 
 def test_the_newest_result_of_a_task_wins_whatever_the_files_name(tmp_path: Path) -> None:
