@@ -141,9 +141,16 @@ def test_llamas_class_is_kept_where_its_unknown_token_is_one(
     assert config["tokenizer_class"] == ("LlamaTokenizerFast" if kept else "PreTrainedTokenizerFast")
 
 
+def id_two(data: dict[str, Any]) -> str:
+    return next(token for token, index in data["model"]["vocab"].items() if index == 2)
+
+
 def test_a_model_whose_ids_are_ordinary_tokens_makes_none_of_them_special(source: Path, tmp_path: Path) -> None:
     """Ids that nobody set are 1 and 2, which is a quotation mark in many vocabularies: text would lose it."""
     (source / "tokenizer_config.json").write_text("{}")
+    data = json.loads((source / "tokenizer.json").read_text())
+    data["added_tokens"].append(data["added_tokens"][0] | {"id": 2, "content": id_two(data), "special": False})
+    (source / "tokenizer.json").write_text(json.dumps(data))
     (tmp_path / "out").mkdir()
     write_tokenizer(find_tokenizer(source), tmp_path / "out", replace(TINY, bos_token_id=2, eos_token_id=3))
     config = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
