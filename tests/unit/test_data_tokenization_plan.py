@@ -1,6 +1,7 @@
 """What is decided before the first document is read: how wide a token is, and what stands in the record."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,3 +52,23 @@ def test_a_folder_whose_record_counted_the_tokens_is_continued_unless_its_tokens
     record.write_text(json.dumps({**right, "vocab_size": 2**16 + 1}))
     with pytest.raises(InputError, match="vocab_size was 65537, is 400"):
         prepare(job)
+
+
+def test_inputs_that_are_gone_or_have_another_size_are_refused_unless_they_had_failures(tmp_path):
+    path = train_tokenizer(tmp_path / "tokenizer", named=True)
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
+    inputs = tuple(str(tmp_path / f"{name}.jsonl") for name in "ab")
+    job = TokenizationJob(inputs=inputs, output=tmp_path / "out", tokenizer=str(path), num_tasks=1)
+    prepare(job)
+    with pytest.raises(InputError, match=r"begun differently: \S*b\.jsonl is gone"):
+        prepare(replace(job, inputs=inputs[:1]))
+    size = (tmp_path / "b.jsonl").stat().st_size
+    with (tmp_path / "b.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(InputError, match=rf"b\.jsonl had {size} bytes, has {size + 1}"):
+        prepare(job)
+    failures = tmp_path / "out/logs/failures"
+    failures.mkdir(parents=True)
+    (failures / "00000.jsonl").write_text(json.dumps({"file": inputs[1], "row": 0, "error": "not JSON"}) + "\n")
+    prepare(job)
