@@ -37,9 +37,10 @@ def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_run_is_refused_and_told_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with claimed(tmp_path):
         for second in (lambda: check_unclaimed(tmp_path), lambda: claimed(tmp_path).__enter__()):
-            with pytest.raises(InputError, match=rf"process {os.getpid()} on .*touch {tmp_path}/STOP"):
+            with pytest.raises(InputError, match=rf"process {os.getpid()} on .*since \d{{4}}-.*touch {tmp_path}/STOP"):
                 second()
-    assert "waiting for the run that writes there" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "waiting for the run that writes there" in said and "no locks" not in said
     check_unclaimed(tmp_path)
     with claimed(tmp_path):
         pass

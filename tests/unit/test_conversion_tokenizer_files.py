@@ -157,6 +157,17 @@ def test_a_model_whose_ids_are_ordinary_tokens_makes_none_of_them_special(source
     assert "bos_token" not in config and "eos_token" not in config
 
 
+def test_a_tokenizer_that_adds_tokens_around_a_text_reads_it_the_same(source: Path, tmp_path: Path) -> None:
+    """As Llama 3's, which begins every text with a BOS token."""
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(source / "tokenizer.json"))
+    written(source, tmp_path / "out")
+    verify_tokenizer(tmp_path / "out", NUM_TOKENS)
+
+
 def test_a_lone_file_gets_its_special_tokens_from_the_model(source: Path, tmp_path: Path) -> None:
     (source / "tokenizer.json").rename(tmp_path / "mine.json")
     config, _ = written(tmp_path / "mine.json", tmp_path / "out")

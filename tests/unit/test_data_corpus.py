@@ -190,6 +190,8 @@ def test_a_wrong_column_is_refused_with_the_right_ones(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot be read"):
         check_text_column(find_files([str(tmp_path)])[0], "text")
+    (tmp_path / "b.jsonl").write_bytes(b"\n")
+    check_text_column(find_files([str(tmp_path / "b.jsonl")])[0], "text")  # nothing in it is wrong
     for line in (b'[{"text": "a"}, {"text": "b"}]', b'["text"]', b"5"):
         (tmp_path / "b.jsonl").write_bytes(b"\n" + line)
         with pytest.raises(InputError, match="no JSON object"):
