@@ -26,7 +26,7 @@ def hf_config(arch: Architecture, dtype: str) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "bos_token_id": arch.bos_token_id,
         "dtype": TORCH_NAMES[dtype],
-        "eos_token_id": _plain_ids(arch.eos_token_id),
+        "eos_token_id": arch.eos_token_id,
         "head_dim": arch.head_dim,
         "hidden_act": "silu",
         "hidden_size": arch.hidden_size,
@@ -55,7 +55,7 @@ def generation_config(arch: Architecture) -> dict[str, Any]:
     """Return `generation_config.json`: the special tokens; how to sample is left to the user."""
     ids = {
         "bos_token_id": arch.bos_token_id,
-        "eos_token_id": _plain_ids(arch.eos_token_id),
+        "eos_token_id": arch.eos_token_id,
         "pad_token_id": arch.pad_token_id,
     }
     return {name: value for name, value in ids.items() if value is not None}
@@ -69,7 +69,3 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 def json_text(data: dict[str, Any]) -> str:
     """Return ``data`` as indented JSON, keys in their given order."""
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-
-
-def _plain_ids(ids: int | tuple[int, ...] | None) -> int | list[int] | None:
-    return list(ids) if isinstance(ids, tuple) else ids

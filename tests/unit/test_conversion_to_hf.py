@@ -89,6 +89,8 @@ def test_weights_in_several_files_are_the_same_weights(tmp_path: Path, tokenizer
     wanted = load_file(tmp_path / "one/model.safetensors")
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in wanted.values())
     assert set(index["weight_map"]) == set(wanted)
+    each = convert_checkpoint(tmp_path / "20", tmp_path / "each", tokenizer, max_file_bytes=1, verify=False)
+    assert len(each.weights) == len(wanted)  # a tensor larger than that has a file of its own, and no file is empty
     for name, file in index["weight_map"].items():
         assert torch.equal(load_file(tmp_path / "several" / file)[name], wanted[name]), name
 
