@@ -107,7 +107,9 @@ def test_a_lock_that_an_earlier_start_of_the_same_job_left_is_taken_over(
                 check_unclaimed(tmp_path)
 
 
-def test_a_claim_that_only_its_owner_may_write_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_that_only_its_owner_may_write_is_honoured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In a folder that a group shares."""
     with claimed(tmp_path):
         pass
@@ -121,6 +123,7 @@ def test_a_claim_that_only_its_owner_may_write_is_honoured(tmp_path: Path, monke
     monkeypatch.setattr(Path, "open", open_as_another_user)
     with claimed(tmp_path), pytest.raises(InputError, match="is being written by another run"):
         check_unclaimed(tmp_path)
+    assert "no locks" not in capsys.readouterr().err
 
 
 def test_a_folder_that_is_a_file_is_not_judged_here(tmp_path: Path) -> None:
