@@ -37,6 +37,15 @@ def test_shots_that_do_not_fit_are_dropped_whole_and_recorded(
         assert all(example.count("\n") in lines for example in prompt.split("\n\n"))  # no example is cut
 
 
+def test_only_documents_that_lost_a_shot_are_counted_as_shortened() -> None:
+    from nanotron_zagreus.evaluation.language_model import ShotCount
+
+    count = ShotCount(asked=5)
+    for shots, cut in ((5, False), (2, False), (3, True)):
+        count.add(shots, cut=cut)
+    assert count == ShotCount(asked=5, documents=3, shortened=2, fewest=2, kept=10, cut=1)
+
+
 def test_a_prompt_fits_when_all_but_the_last_token_of_its_answer_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last token is predicted, never read; what is generated needs its room."""
     from types import SimpleNamespace
