@@ -143,7 +143,7 @@ def _write_string_merges(source: Path, target: Path) -> bool:
     Pairs came with tokenizers 0.20; a merge whose parts hold a space can only be a pair and stays one.
     """
     data = read_tokenizer_json(source)
-    merges = (data.get("model") or {}).get("merges") or []
+    merges = (data.get("model") or {}).get("merges")
     if not merges or not isinstance(merges[0], list) or any(" " in part for pair in merges for part in pair):
         return False
     data["model"]["merges"] = [" ".join(pair) for pair in merges]

@@ -37,6 +37,47 @@ def test_shots_that_do_not_fit_are_dropped_whole_and_recorded(
         assert all(example.count("\n") in lines for example in prompt.split("\n\n"))  # no example is cut
 
 
+def test_only_documents_that_lost_a_shot_are_counted_as_shortened() -> None:
+    from nanotron_zagreus.evaluation.language_model import ShotCount
+
+    count = ShotCount(asked=5)
+    for shots, cut in ((5, False), (2, False), (3, True)):
+        count.add(shots, cut=cut)
+    assert count == ShotCount(asked=5, documents=3, shortened=2, fewest=2, kept=10, cut=1)
+
+
+def test_a_prompt_fits_when_all_but_the_last_token_of_its_answer_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last token is predicted, never read; what is generated needs its room."""
+    from types import SimpleNamespace
+
+    from lm_eval.models.huggingface import HFLM
+
+    from nanotron_zagreus.evaluation.language_model import ShotFittingLM
+
+    class OneTokenALetter(ShotFittingLM):
+        max_length, max_gen_toks, tokenizer = 10, 4, SimpleNamespace(eos_token_id=0)
+
+        def __init__(self) -> None:
+            self.lengths_that_fit: list[int] = []
+
+        def tok_encode(self, string: str) -> list[int]:  # type: ignore[override]
+            return list(range(len(string)))
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            return self.tok_encode(context), self.tok_encode(continuation)
+
+        def _fit(self, requests: Any, fits: Any) -> None:
+            self.lengths_that_fit = [n for n in range(20) if fits("x" * n, requests[0])]
+
+    for name in ("loglikelihood", "generate_until"):
+        monkeypatch.setattr(HFLM, name, lambda *_, **__: [])
+    model = OneTokenALetter()
+    model.loglikelihood([SimpleNamespace(args=("", "yyy"))])  # type: ignore[list-item]
+    assert model.lengths_that_fit == list(range(10 - 3 + 1 + 1))
+    model.generate_until([SimpleNamespace(args=("", {"max_gen_toks": 4, "until": ["z"]}))])  # type: ignore[list-item]
+    assert model.lengths_that_fit == list(range(10 - 4 + 1))
+
+
 @pytest.mark.parametrize("task", ["tweetsentbr", "m_mmlu_pt"])
 def test_prompts_written_once_serve_models_of_every_context(
     data: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch

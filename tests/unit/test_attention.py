@@ -75,6 +75,8 @@ def test_boundaries_are_padded_to_a_length_that_does_not_depend_on_the_documents
     assert padded[0].dtype == torch.int32
     assert padded[0][:7].tolist() == [0, 1, 40, 41, 95, 96, 192]
     assert set(padded[0][7:].tolist()) == {192}
+    every = documents_of(position_ids([list(range(SEQUENCE))] * 2)).offsets  # more than the padding foresees
+    assert every.shape == (4 * OFFSETS_PER_ROW,) and every[:193].tolist() == list(range(193))
 
 
 def test_boundaries_from_the_loader_are_those_found_from_positions() -> None:

@@ -37,9 +37,10 @@ def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_run_is_refused_and_told_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with claimed(tmp_path):
         for second in (lambda: check_unclaimed(tmp_path), lambda: claimed(tmp_path).__enter__()):
-            with pytest.raises(InputError, match=rf"process {os.getpid()} on .*touch {tmp_path}/STOP"):
+            with pytest.raises(InputError, match=rf"process {os.getpid()} on .*since \d{{4}}-.*touch {tmp_path}/STOP"):
                 second()
-    assert "waiting for the run that writes there" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "waiting for the run that writes there" in said and "no locks" not in said
     check_unclaimed(tmp_path)
     with claimed(tmp_path):
         pass
@@ -119,7 +120,9 @@ def test_two_runs_in_one_start_of_a_job_do_not_take_each_others_folder(
         check_unclaimed(tmp_path)
 
 
-def test_a_claim_that_only_its_owner_may_write_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_that_only_its_owner_may_write_is_honoured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In a folder that a group shares."""
     with claimed(tmp_path):
         pass
@@ -133,6 +136,7 @@ def test_a_claim_that_only_its_owner_may_write_is_honoured(tmp_path: Path, monke
     monkeypatch.setattr(Path, "open", open_as_another_user)
     with claimed(tmp_path), pytest.raises(InputError, match="is being written by another run"):
         check_unclaimed(tmp_path)
+    assert "no locks" not in capsys.readouterr().err
 
 
 def test_a_folder_that_is_a_file_is_not_judged_here(tmp_path: Path) -> None:

@@ -92,3 +92,25 @@ def test_ranks_with_one_process_number_on_two_nodes_replace_a_file_at_once(
     monkeypatch.setattr(os, "fsync", flush_while_the_other_writes)
     layout.replace_durably(tmp_path / "outcome.json", b"a's")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("outcome.json", b"a's")]
+
+
+def test_a_file_is_whole_on_disk_before_it_has_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flush = tmp_path / "latest.txt", os.fsync
+    flushed: list[tuple[int, bytes | None]] = []
+    descriptors: list[int] = []
+
+    def note(descriptor: int) -> None:
+        flush(descriptor)
+        descriptors.append(descriptor)
+        flushed.append((os.fstat(descriptor).st_ino, path.read_bytes() if path.exists() else None))
+        if not path.exists():
+            assert os.fstat(descriptor).st_size == len(b"20")
+
+    monkeypatch.setattr(os, "fsync", note)
+    layout.write_latest(tmp_path, 20)
+    assert flushed == [(path.stat().st_ino, None), (tmp_path.stat().st_ino, b"20")]
+    for descriptor in descriptors:
+        with pytest.raises(OSError):
+            os.fstat(descriptor)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from nanotron_zagreus.checkpoints import recovery
 from nanotron_zagreus.checkpoints.recovery import clear_leftovers, restore_replaced
 
 
@@ -20,6 +23,17 @@ def test_a_step_killed_between_the_two_renames_of_its_replacement_comes_back(tmp
     clear_leftovers(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["10"]
     assert (tmp_path / "10" / "file").read_text() == "old"
+
+
+def test_clearing_alone_brings_a_step_back_and_flushes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(recovery, "sync_folder", lambda folder: flushed.append((folder, (folder / "10").exists())))
+    make(tmp_path / ".replaced-10", "old")
+    clear_leftovers(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["10"]
+    assert flushed == [(tmp_path, True)]
 
 
 def test_a_step_that_was_replaced_stays_as_it_is(tmp_path: Path) -> None:

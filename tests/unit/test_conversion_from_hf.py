@@ -65,6 +65,10 @@ def test_there_and_back_gives_the_same_file(
 
 def test_an_unpadded_checkpoint_comes_back_file_for_file(tmp_path: Path, hf: Path) -> None:
     import_folder(hf, tmp_path / "imported", verify=False)
+    # Nanotron 0.4 builds its metadata from these keys and refuses others.
+    metadata = json.loads((tmp_path / "imported/checkpoint_metadata.json").read_text())
+    assert set(metadata) == {"version", "tp", "dp", "metas"}
+    assert metadata["metas"] == {"consumed_train_samples": 0, "last_train_step": 0}
     source = {
         path.relative_to(tmp_path / "source"): path for path in (tmp_path / "source/model").rglob("*.safetensors")
     }
@@ -98,7 +102,9 @@ def read_shard(path: Path) -> tuple[dict[str, str], bytes]:
 
 def test_padded_rows_are_zeros_for_this_project_and_the_mean_row_for_upstream(tmp_path: Path, hf: Path) -> None:
     name = "model.token_position_embeddings.pp_block.token_embedding.weight"
-    import_folder(hf, tmp_path / "ours", tp=5, verify=False)
+    padded = import_folder(hf, tmp_path / "ours", tp=5, verify=False)
+    assert [notice.partition(":")[0] for notice in padded.notices] == ["vocabulary padded from 131 to 135 rows"]
+    assert not import_folder(hf, tmp_path / "unpadded", verify=False).notices
     import_folder(hf, tmp_path / "theirs", tp=5, engine="main", verify=False)
     ours, theirs = (open_model_shards(tmp_path / folder).tensors[name].read() for folder in ("ours", "theirs"))
     assert ours.shape == theirs.shape == (135, 40)
@@ -167,6 +173,9 @@ def test_a_sharded_folder_is_read(tmp_path: Path, hf: Path) -> None:
     (hf / "model.safetensors").unlink()
     record = import_folder(hf, tmp_path / "imported")
     assert record.verification is not None
+    save_file({name: tensors[name] for name in names}, hf / "model-00002-of-00002.safetensors")
+    with pytest.raises(InputError, match=r"is in both model-00001-of-00002\.safetensors and model-00002"):
+        import_folder(hf, tmp_path / "other")
     (hf / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(MissingInputError, match="model-00002"):
         import_folder(hf, tmp_path / "other")
@@ -235,13 +244,14 @@ def test_what_transformers_cannot_load_is_one_clear_error(
 
 
 def test_a_config_of_either_transformers_generation_gives_the_same_theta(tmp_path: Path, tokenizer: Path) -> None:
-    for name, absent in (("v4", "rope_parameters"), ("v5", "rope_theta")):
+    plain = {"rope_type": "default", "rope_theta": 5e5}
+    for name, theta, parameters in (("v4", 5e5, "absent"), ("v5", "absent", plain), ("both", 5e5, plain)):
         (tmp_path / name).mkdir()
         hf = make_hf(tmp_path / name, tokenizer)
-        change_config(hf, **{absent: "absent"})
+        change_config(hf, rope_theta=theta, rope_parameters=parameters)
         import_folder(hf, tmp_path / name / "imported")
         config = json.loads((tmp_path / name / "imported/model_config.json").read_text())
-        assert config["rope_theta"] == 10000.0
+        assert config["rope_theta"] == 5e5
 
 
 @pytest.mark.parametrize(("sizes", "word"), [({"tp": 2}, "num_key_value_heads"), ({"pp": 4}, "pp"), ({"tp": 0}, "tp")])

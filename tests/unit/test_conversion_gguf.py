@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanotron_zagreus.conversion.gguf_export import write_gguf
+from nanotron_zagreus.conversion.gguf_tokenizer import LLAMA_3_SPLIT, name_word_split
 from nanotron_zagreus.conversion.gguf_verify import verify_gguf
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
+from nanotron_zagreus.conversion.tokenizer_files import find_tokenizer
 from nanotron_zagreus.errors import InputError, VerificationError
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
 
@@ -107,6 +109,37 @@ def test_what_gguf_cannot_hold_is_refused_before_writing(tmp_path: Path) -> None
     with pytest.raises(InputError, match="no name in GGUF"):
         convert_checkpoint(tmp_path / "20", tmp_path / "hf", tokenizer, gguf="F32")
     assert not (tmp_path / "hf").exists()
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+LLAMA_3 = {"type": "Split", "pattern": {"Regex": LLAMA_3_SPLIT}, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LLAMA_3, BYTES]}}, "llama-bpe"),
+        ({"pre_tokenizer": BYTES | {"use_regex": True}}, "gpt-2"),
+        ({"pre_tokenizer": BYTES}, None),
+        ({"pre_tokenizer": BYTES | {"use_regex": True, "add_prefix_space": True}}, None),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LLAMA_3, BYTES | {"use_regex": True}]}}, None),
+        (
+            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LLAMA_3 | {"pattern": {"Regex": "x"}}, BYTES]}},
+            None,
+        ),
+        ({"normalizer": {"type": "NFC"}}, None),
+    ],
+)
+def test_only_a_word_split_that_gguf_has_a_name_for_is_named(
+    tmp_path: Path, changes: dict[str, object], name: str | None
+) -> None:
+    path = write_tokenizer_folder(tmp_path) / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    if name:
+        assert name_word_split(find_tokenizer(tmp_path)) == name
+    else:
+        with pytest.raises(InputError, match=r"no name in GGUF|normalizes text"):
+            name_word_split(find_tokenizer(tmp_path))
 
 
 def test_the_test_s_tokenizer_has_two_merges(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nanotron_zagreus.checkpoints.model_shards_writing import Placement, write_tensor_shards
+from nanotron_zagreus.conversion import logit_gate
 from nanotron_zagreus.conversion.logit_gate import MAX_LOGIT_DIFFERENCE, greedy_tokens, verify_logits
 from nanotron_zagreus.conversion.source import open_checkpoint
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
@@ -58,6 +59,22 @@ def test_logits_that_are_no_numbers_never_pass(loud: Path, value: float) -> None
 
     with pytest.raises(VerificationError, match="logits"):
         verify_logits(load_model(loud / "hf"), source.arch, overflowing)
+
+
+def test_the_figures_are_those_of_the_found_logits_against_the_reference() -> None:
+    num_positions = logit_gate.NUM_RANDOM_TOKENS + logit_gate.NUM_GREEDY_TOKENS
+    wanted = torch.zeros(num_positions, 5, dtype=torch.float64)
+    wanted[:, 1] = 1
+    found = wanted.float()
+    found[0, 2] = 3  # put first; to the reference token 1 is 1 ahead of it
+    token_ids = torch.ones(num_positions, dtype=torch.long)
+    token_ids[-1] = 3  # generated; the reference puts token 1 there, too, 1 ahead
+    figures, largest_tie = logit_gate._compare(found, wanted, token_ids)
+    losses = [torch.nn.functional.cross_entropy(logits[:-1], token_ids[1:]).item() for logits in (found, wanted)]
+    assert figures["loss_difference"] == pytest.approx(losses[0] - losses[1], rel=1e-4) and losses[0] > losses[1]
+    assert (figures["num_positions"], figures["num_greedy_tokens_equal"]) == (num_positions, 15)
+    assert (figures["max_logit_difference"], figures["top1_agreement"]) == (3, 1 - 1 / num_positions)
+    assert largest_tie == 1
 
 
 def test_greedy_tokens_come_from_a_cache_under_whatever_name_transformers_gives_it() -> None:

@@ -116,6 +116,7 @@ def test_a_push_is_planned_without_the_network(hf: Path) -> None:
     assert plan.branch == "step20-tokens2.62M"
     assert plan.files["model.safetensors"] == (hf / "model.safetensors").stat().st_size
     assert set(plan.files) == {path.name for path in hf.iterdir()}
+    assert "model.safetensors" not in plan.removable and "model-F32.gguf" in plan.removable
     assert plan_push(hf, "mii-llm/zagreus-tiny").branch == "main"
     with pytest.raises(InputError, match="hub id"):
         plan_push(hf, "not a name")

@@ -146,6 +146,35 @@ def test_the_newest_of_several_steps_is_taken_and_said(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_weights_of_two_dtypes_and_a_layout_that_the_metadata_does_not_name_are_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "20", tp=5, dtype=torch.bfloat16)
+    metadata = tmp_path / "20/checkpoint_metadata.json"
+    written = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps(written | {"tp": 1}))
+    with pytest.raises(InputError, match="says tp = 1, the shards are of tp = 5"):
+        open_checkpoint(tmp_path / "20")
+    metadata.write_text(json.dumps(written))
+    norm = tmp_path / "20/model/model/final_layer_norm/pp_block/model_weight.safetensors"
+    save_file({"data": torch.ones(40)}, norm)
+    with pytest.raises(InputError, match=r"dtype BF16, F32; expected all of one"):
+        open_checkpoint(tmp_path / "20")
+
+
+def test_without_metadata_the_folder_s_name_says_the_step(tmp_path: Path) -> None:
+    for name, step in (("20", 20), ("imported", None)):
+        write_checkpoint(tmp_path / name)
+        (tmp_path / name / "checkpoint_metadata.json").unlink()
+        source = open_checkpoint(tmp_path / name)
+        assert (source.step, source.consumed_samples) == (step, None)
+
+
+@pytest.mark.parametrize(("value", "multiple"), [("8", 40), ("0", 5), ("null", 5), ("many", 5)])
+def test_the_padding_of_a_vocabulary_is_the_run_s(tmp_path: Path, value: str, multiple: int) -> None:
+    write_checkpoint(tmp_path / "20", tp=5)
+    (tmp_path / "20/config.yaml").write_text(f"model: {{make_vocab_size_divisible_by: {value}}}")
+    assert open_checkpoint(tmp_path / "20").padding_multiple == multiple
+
+
 def test_a_manifest_covers_what_conversion_reads_and_nothing_else(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "20")
     (tmp_path / "20/optimizer").mkdir()

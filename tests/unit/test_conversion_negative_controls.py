@@ -133,3 +133,13 @@ def test_a_surplus_tensor_is_caught(converted: tuple[Path, Path]) -> None:
     save_file(load_file(path) | {"lm_head.weight": torch.zeros(131, 40)}, path, metadata={"format": "pt"})
     with pytest.raises(VerificationError, match="lm_head"):
         gates(*converted)["all"]()
+
+
+def test_a_missing_tensor_is_named(converted: tuple[Path, Path]) -> None:
+    path = converted[1] / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.norm.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    for name in ("weights", "all"):
+        with pytest.raises(VerificationError, match=r"1 tensors are missing, among them model\.norm\.weight"):
+            gates(*converted)[name]()

@@ -146,6 +146,24 @@ def test_scores_of_the_checkpoint_itself_are_found_by_its_weights(home: Path, tm
     assert [result.metric_value for result in ModelCard.load(hf / "README.md").data.eval_results] == [0.25]
 
 
+@pytest.mark.parametrize(
+    ("source", "is_own"),
+    [("a/hf", True), ("b/../a/hf", True), ("b/hf", False), ("gone/hf", True), ("gone/other", False)],
+)
+def test_a_path_that_exists_must_be_the_model_s_and_one_that_does_not_end_alike(
+    tmp_path: Path, source: str, is_own: bool
+) -> None:
+    for run_folder in ("a", "b"):
+        (tmp_path / run_folder / "hf").mkdir(parents=True)
+    path = write_results(tmp_path / "results_1.json", tmp_path / source, 20, 0.25)
+    model = eval_scores.EvaluatedModel(names=(str(tmp_path / "a/hf"),), step=20)
+    if is_own:
+        assert [score.value for score in eval_scores.read_scores(path, model)[0]] == [0.25]
+    else:
+        with pytest.raises(InputError, match=f"only of .*{source}"):
+            eval_scores.read_scores(path, model)
+
+
 def test_a_checkpoint_s_weights_are_hashed_once_for_all_its_results(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from nanotron_zagreus.conversion.staging import check_destination, sigterm_raised, staged_folder
+from nanotron_zagreus.conversion.staging import check_destination, check_space, sigterm_raised, staged_folder
 from nanotron_zagreus.errors import InputError
 
 
@@ -79,3 +80,33 @@ def test_a_link_to_an_empty_folder_is_followed(tmp_path: Path) -> None:
     assert link.is_symlink() and (link / "x").read_text() == "x"
     with pytest.raises(InputError, match="not empty"):
         check_destination(link)
+
+
+def test_a_disk_with_too_little_room_is_refused_and_missing_folders_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("shutil.disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=1000))  # type: ignore[func-returns-value]
+    check_space(tmp_path / "a/b/out", 1000)
+    with pytest.raises(InputError, match="1,000 bytes free, 1,001 are needed"):
+        check_space(tmp_path / "a/b/out", 1001)
+    assert asked == [tmp_path, tmp_path]
+    with staged_folder(tmp_path / "a/b/out") as folder:
+        (folder / "x").write_text("x")
+    assert (tmp_path / "a/b/out/x").read_text() == "x"
+
+
+def test_all_is_flushed_before_the_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, flush = tmp_path / "out", os.fsync
+    flushed: set[int] = set()
+
+    def note(descriptor: int) -> None:
+        assert not out.exists()
+        flushed.add(os.fstat(descriptor).st_ino)
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with staged_folder(out) as folder:
+        (folder / "part").mkdir()
+        (folder / "part/x").write_text("x")
+    assert flushed == {path.stat().st_ino for path in (out, out / "part", out / "part/x")}

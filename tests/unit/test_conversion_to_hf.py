@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from benchmarks.convert import write_masters
 from nanotron_zagreus.checkpoints.manifest import FileRecord, hash_file, write_manifest
 from nanotron_zagreus.conversion import source
+from nanotron_zagreus.conversion.from_hf import import_folder
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.errors import InputError, MissingInputError, VerificationError
 from tests.unit.conversion_fixtures import TINY, write_checkpoint, write_tokenizer_folder
@@ -88,6 +89,8 @@ def test_weights_in_several_files_are_the_same_weights(tmp_path: Path, tokenizer
     wanted = load_file(tmp_path / "one/model.safetensors")
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in wanted.values())
     assert set(index["weight_map"]) == set(wanted)
+    each = convert_checkpoint(tmp_path / "20", tmp_path / "each", tokenizer, max_file_bytes=1, verify=False)
+    assert len(each.weights) == len(wanted)  # a tensor larger than that has a file of its own, and no file is empty
     for name, file in index["weight_map"].items():
         assert torch.equal(load_file(tmp_path / "several" / file)[name], wanted[name]), name
 
@@ -160,6 +163,16 @@ def test_a_destination_in_use_is_refused_and_kept(tmp_path: Path, tokenizer: Pat
     with pytest.raises(InputError, match="not empty"):
         convert_checkpoint(tmp_path / "20", tmp_path / "hf", tokenizer)
     assert (tmp_path / "hf/mine.txt").read_text() == "kept"
+
+
+def test_a_destination_inside_what_is_read_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    write_checkpoint(tmp_path / "20")
+    with pytest.raises(InputError, match="lies inside"):
+        convert_checkpoint(tmp_path / "20", tmp_path / "20/hf", tokenizer)
+    convert_checkpoint(tmp_path / "20", tmp_path / "hf", tokenizer, verify=False)
+    with pytest.raises(InputError, match="lies inside"):
+        import_folder(tmp_path / "hf", tmp_path / "hf/imported")
+    assert not (tmp_path / "20/hf").exists() and not (tmp_path / "hf/imported").exists()
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, tokenizer: Path) -> None:

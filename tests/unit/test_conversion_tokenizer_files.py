@@ -145,13 +145,31 @@ def test_llamas_class_gives_way_to_the_one_that_reads_the_file(tmp_path: Path, n
     verify_tokenizer(tmp_path / "out", len(tokens))
 
 
+def id_two(data: dict[str, Any]) -> str:
+    return next(token for token, index in data["model"]["vocab"].items() if index == 2)
+
+
 def test_a_model_whose_ids_are_ordinary_tokens_makes_none_of_them_special(source: Path, tmp_path: Path) -> None:
     """Ids that nobody set are 1 and 2, which is a quotation mark in many vocabularies: text would lose it."""
     (source / "tokenizer_config.json").write_text("{}")
+    data = json.loads((source / "tokenizer.json").read_text())
+    data["added_tokens"].append(data["added_tokens"][0] | {"id": 2, "content": id_two(data), "special": False})
+    (source / "tokenizer.json").write_text(json.dumps(data))
     (tmp_path / "out").mkdir()
     write_tokenizer(find_tokenizer(source), tmp_path / "out", replace(TINY, bos_token_id=2, eos_token_id=3))
     config = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
     assert "bos_token" not in config and "eos_token" not in config
+
+
+def test_a_tokenizer_that_adds_tokens_around_a_text_reads_it_the_same(source: Path, tmp_path: Path) -> None:
+    """As Llama 3's, which begins every text with a BOS token."""
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(source / "tokenizer.json"))
+    written(source, tmp_path / "out")
+    verify_tokenizer(tmp_path / "out", NUM_TOKENS)
 
 
 def test_a_lone_file_gets_its_special_tokens_from_the_model(source: Path, tmp_path: Path) -> None:

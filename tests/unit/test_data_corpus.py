@@ -11,12 +11,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanotron_zagreus.data import corpus_reader
 from nanotron_zagreus.data.corpus import CorpusFile, HubDataset, check_text_column, divide_files, find_files
 from nanotron_zagreus.data.corpus_reader import CorpusReader
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 
-def read(tmp_path, files, column="text"):
+def read(tmp_path, files, column="text", num_empty=None):
     """Return the texts of ``files`` as one task reads them, and the failures it reports."""
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"tasks": [[list(vars(file).values()) for file in files]]}))
@@ -26,6 +27,7 @@ def read(tmp_path, files, column="text"):
     assert reader.num_bytes_read == reader.num_bytes_total
     assert reader.num_failures == len(lines)
     assert reader.num_cut == sum("left out" in line for line in lines)
+    assert num_empty is None or reader.num_empty == num_empty
     return texts, [json.loads(line) for line in lines]
 
 
@@ -174,9 +176,18 @@ def test_a_compressed_file_that_was_cut_is_a_failure_whatever_it_held(pack, tmp_
 
 def test_a_line_without_the_key_is_a_failure_and_one_without_text_is_empty(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(["x", ""]) + b'{"content": "lost"}\n{"text": null}\n')
-    texts, failures = read(tmp_path, find_files([str(tmp_path / "a.jsonl")]))
+    texts, failures = read(tmp_path, find_files([str(tmp_path / "a.jsonl")]), num_empty=2)
     assert texts == ["x"]
     assert [(failure["row"], failure["error"]) for failure in failures] == [(2, "no key 'text', it has content")]
+
+
+@pytest.mark.parametrize(("num_characters", "num_rows"), [(1 << 17, 31), (1, 10_000)])
+def test_long_documents_are_read_a_few_at_a_time(num_characters, num_rows, tmp_path):
+    """About 4 MiB of the text column, whatever the others hold."""
+    columns = {"other": ["y" * 1000] * 8, "text": [f"{number}" + "x" * num_characters for number in range(8)]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
+    assert corpus_reader._rows_per_batch(group, "text") == num_rows
 
 
 def test_text_that_is_no_utf_8_is_one_failure(tmp_path):
@@ -195,6 +206,8 @@ def test_a_wrong_column_is_refused_with_the_right_ones(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot be read"):
         check_text_column(find_files([str(tmp_path)])[0], "text")
+    (tmp_path / "b.jsonl").write_bytes(b"\n")
+    check_text_column(find_files([str(tmp_path / "b.jsonl")])[0], "text")  # nothing in it is wrong
     for line in (b'[{"text": "a"}, {"text": "b"}]', b'["text"]', b"5"):
         (tmp_path / "b.jsonl").write_bytes(b"\n" + line)
         with pytest.raises(InputError, match="no JSON object"):

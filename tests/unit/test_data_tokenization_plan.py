@@ -129,3 +129,23 @@ def test_a_list_of_failures_that_was_cut_is_read_as_far_as_it_goes(begun):
     path.write_text('{"file": "/in/b.jsonl", "row": 4, "error": "x"}\n{"file": "/in/b.js')
     first, cut = list_failures(prepare(job))
     assert first["row"] == 4 and (cut["file"], cut["row"]) == (str(path), 1)
+
+
+def test_inputs_that_are_gone_or_have_another_size_are_refused_unless_they_had_failures(tmp_path):
+    path = train_tokenizer(tmp_path / "tokenizer", named=True)
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
+    inputs = tuple(str(tmp_path / f"{name}.jsonl") for name in "ab")
+    job = TokenizationJob(inputs=inputs, output=tmp_path / "out", tokenizer=str(path), num_tasks=1)
+    prepare(job)
+    with pytest.raises(InputError, match=r"begun differently: \S*b\.jsonl is gone"):
+        prepare(dataclasses.replace(job, inputs=inputs[:1]))
+    size = (tmp_path / "b.jsonl").stat().st_size
+    with (tmp_path / "b.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(InputError, match=rf"b\.jsonl had {size} bytes, has {size + 1}"):
+        prepare(job)
+    failures = tmp_path / "out/logs/failures"
+    failures.mkdir(parents=True)
+    (failures / "00000.jsonl").write_text(json.dumps({"file": inputs[1], "row": 0, "error": "not JSON"}) + "\n")
+    prepare(job)

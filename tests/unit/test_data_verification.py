@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nanotron_zagreus.cli.app import EXIT_BAD_INPUT, EXIT_VERIFICATION, run
+from nanotron_zagreus.data import verification
 from nanotron_zagreus.data.verification import mixed_tokenizers, random_window, shard_paths, verify_shard
 from nanotron_zagreus.errors import MissingInputError
 from tests.unit.data_fixtures import make_config, write_shard, write_source
@@ -67,6 +68,25 @@ def test_a_window_lies_inside_its_shard(folder):
 def test_a_folder_without_shards_is_refused(tmp_path):
     with pytest.raises(MissingInputError, match=r"no \.ds"):
         shard_paths(tmp_path)
+
+
+def test_what_lies_in_a_hidden_folder_or_is_called_otherwise_is_no_shard(folder):
+    """As the attempts of tasks that are being done."""
+    write_shard(folder / ".attempt", 0, 70)
+    assert [path.parent for path in shard_paths(folder)] == [folder] * 3
+    with pytest.raises(MissingInputError, match=r"no \.ds"):
+        shard_paths(folder / "00000_unshuffled.ds.index")
+
+
+def test_tokens_and_ends_are_judged_beyond_the_first_block(folder, monkeypatch):
+    monkeypatch.setattr(verification, "_BLOCK_TOKENS", 10)
+    path = folder / "00001_unshuffled.ds"
+    assert verify_shard(path, 1000).problem is None
+    overwrite(path, 517, [1000], "<u2")
+    assert "token 1000 at place 517" in verify_shard(path, 1000).problem
+    index = folder / "00002_unshuffled.ds.index"
+    overwrite(index, 20, [69], "<u8")  # the first end of the third block, which then lies before the second's last
+    assert "go backwards" in verify_shard(folder / "00002_unshuffled.ds").problem
 
 
 def test_verify_ends_with_3_when_a_shard_is_not_sound(folder, capsys):

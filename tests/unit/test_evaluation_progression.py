@@ -26,8 +26,16 @@ def test_columns_stand_as_on_the_card_and_rows_by_step() -> None:
 
 
 def test_only_whole_thousands_of_steps_are_written_short() -> None:
-    (table,) = build_tables([row for step in ("1500", "2000") for row in row_of(step, 0.2, 0.3, 0.2)])
-    assert [row.title for row in table.rows] == ["1500", "2k"]
+    (table,) = build_tables([row for step in ("1500", "2000", "900") for row in row_of(step, 0.2, 0.3, 0.2)])
+    assert [row.title for row in table.rows] == ["900", "1500", "2k"]
+
+
+def test_tokens_are_those_recorded_or_else_those_of_the_steps() -> None:
+    results = [*row_of("1000", 0.2, 0.3, 0.2), *(replace(found, tokens=7) for found in row_of("2000", 0.2, 0.3, 0.2))]
+    assert [row.tokens for row in build_tables(results)[0].rows] == [None, 7]
+    assert [row.tokens for row in build_tables(results, tokens_per_step=8)[0].rows] == [8000, 7]
+    unnumbered = [replace(found, step=None, label="base") for found in results[:3]]
+    assert [row.tokens for row in build_tables(unnumbered, tokens_per_step=8)[0].rows] == [None]
 
 
 def test_error_of_the_average_is_that_of_independent_scores() -> None:
@@ -68,7 +76,8 @@ def test_tasks_of_no_suite_get_a_table_of_their_own_and_perplexities_no_average(
     results = [result("1000", "quiz", 0.5), result("1000", "heldout", 0.5)]
     results[1] = replace(results[1], scores={"bits_per_byte": 1.5}, errors={"bits_per_byte": 0.1})
     (table,) = build_tables(results)
-    assert table.name == "tasks" and not table.has_average
+    assert table.name == "tasks" and not table.has_average and table.best is None
+    assert [row.average for row in table.rows] == [None]
     assert "heldout (bits_per_byte) ↓ | quiz (acc) ↑" in as_markdown(table)
 
 
@@ -106,7 +115,7 @@ def test_published_averages_are_the_means_of_the_published_scores(suite: str) ->
 
 
 def test_published_rows_are_marked_and_never_best() -> None:
-    (table,) = build_tables(row_of("1000", 0.2, 0.2, 0.2), "progression-por", published_rows)
+    (table,) = build_tables(row_of("1000", 0.2, 0.2, 0.2), None, published_rows)  # and no suite without results
     assert len(table.rows) == 8
     assert table.best is table.rows[0]
     assert "| 582k (published) | 0.2786 | 0.3865 | 0.2688 | 0.3113 |" in as_markdown(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from nanotron_zagreus.evaluation import extras
 from nanotron_zagreus.evaluation.plots import check_plot_path, choose_axis, draw_tables, panel_grid
 from nanotron_zagreus.evaluation.progression import Row, build_tables
 from nanotron_zagreus.evaluation.published_values import published_rows
-from nanotron_zagreus.evaluation.results import newest_results, read_results, set_aside, write_results
+from nanotron_zagreus.evaluation.results import has_samples, newest_results, read_results, set_aside, write_results
 
 
 def lm_eval_file(**changes: Any) -> dict[str, Any]:
@@ -116,6 +117,27 @@ def test_who_cut_long_prompts_is_read(tmp_path: Path) -> None:
     assert [found.conditions.context for found in read_results(tmp_path)] == ["lm-eval", "whole-shots", None]
 
 
+def test_what_evaluate_recorded_of_each_task_is_read_and_groups_are_no_tasks(tmp_path: Path) -> None:
+    facts = {"data": "d1", "documents": "d2", "shots": {"asked": 5}}
+    own = {"label": "m", "fingerprint": "f", "step": 7, "tokens": 70} | {
+        name: {"m_mmlu_pt": value} for name, value in facts.items()
+    }
+    results = {"m_mmlu_pt": {"acc,none": 0.5}, "m_mmlu": {"acc,none": 0.5}}
+    put(tmp_path, "1", lm_eval_file(results=results, groups={"m_mmlu": {"acc,none": 0.5}}, zagreus=own))
+    (found,) = read_results(tmp_path)
+    assert (found.label, found.task, found.fingerprint) == ("m", "m_mmlu_pt", "f")
+    assert (found.data, found.documents, found.shots) == ("d1", "d2", {"asked": 5})
+    assert (found.step, found.tokens, found.num_documents) == (7, 70, 10)
+
+
+def test_what_is_no_number_is_no_score(tmp_path: Path) -> None:
+    """As of a model that diverged: it must not stand in a table, nor be the best there."""
+    values = {"acc,none": math.nan, "acc_stderr,none": math.nan, "f1,none": 0.5, "f1_stderr,none": "N/A"}
+    put(tmp_path, "1", lm_eval_file(results={"m_mmlu_pt": values}))
+    (found,) = read_results(tmp_path)
+    assert found.scores == {"f1": 0.5} and found.errors == {}
+
+
 def test_the_newest_result_of_a_task_wins_whatever_the_files_name(tmp_path: Path) -> None:
     newer = {"m_mmlu_pt": {"acc,none": 0.5, "acc_stderr,none": "N/A"}}
     put(tmp_path / "m", "a", lm_eval_file(date=200.0, results=newer))
@@ -163,13 +185,16 @@ class Tracker:
 
     output_path: str
 
-    def __init__(self, *, works: bool) -> None:
-        self.works = works
+    def __init__(self, *, works: bool, samples: dict[str, Any] | None = None) -> None:
+        self.works, self.samples = works, samples or {"t": [1]}
 
     def save_results_aggregated(self, results: dict[str, Any], samples: dict[str, Any]) -> None:
         if self.works:
-            assert samples == {"t": [1]}
+            assert samples == self.samples
             put(Path(self.output_path).parent, "now", results)
+
+    def save_results_samples(self, task_name: str, samples: list[Any]) -> None:
+        Path(self.output_path).with_name(f"samples_{task_name}_now.jsonl").write_text(json.dumps(samples))
 
 
 def test_results_appear_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -180,6 +205,22 @@ def test_results_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         tmp_path / "m", {**lm_eval_file(), "samples": {"t": [1]}}, keep_samples=False, tracker=Tracker(works=True)
     )
     assert list((tmp_path / "m").iterdir()) == [path] and read_results(tmp_path)[0].path == path
+
+
+def test_samples_stand_beside_their_results_which_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed, replace_path = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: (renamed.append(path.name), replace_path(path, to))[1])
+    samples = {"m_mmlu_pt": [1]}
+    with pytest.raises(WorkError, match="free space"):
+        write_results(tmp_path / "m", {"samples": samples}, keep_samples=True, tracker=Tracker(works=False))
+    assert list((tmp_path / "m").iterdir()) == []
+    results = {**lm_eval_file(), "samples": samples}
+    path = write_results(tmp_path / "m", results, keep_samples=True, tracker=Tracker(works=True, samples=samples))
+    assert path.name == "results_now.json" and renamed == ["samples_m_mmlu_pt_now.jsonl", "results_now.json"]
+    (result,) = read_results(tmp_path)
+    assert has_samples(result)
+    path.with_name("samples_m_mmlu_pt_now.jsonl").unlink()
+    assert not has_samples(result)
 
 
 def test_every_table_gets_a_picture_with_a_panel_per_column(tmp_path: Path) -> None:
