@@ -86,8 +86,10 @@ def _local_file(name: str) -> Path | None:
 
 
 def _normal(name: str) -> str:
-    """Return one spelling for all of a path that is here; a link in place of a tokenizer.json, as in the hub's cache, is
-    its folder's own."""
+    """Return one spelling for all of a path that is here.
+
+    A tokenizer.json that is a link, as in the hub's cache, is of the folder in which the link lies.
+    """
     # os.path: `Path` raises at homes of users unknown here, in folders that are closed to this one, at names too long.
     path = os.path.expanduser(name)  # noqa: PTH111
     if not os.path.exists(path):  # noqa: PTH110
