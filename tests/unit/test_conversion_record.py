@@ -178,6 +178,23 @@ def test_a_checkpoint_s_weights_are_hashed_once_for_all_its_results(
     assert len(hashed) == 1
 
 
+def test_scores_of_the_branch_that_a_push_made_are_the_checkpoint_s(home: Path, tmp_path: Path) -> None:
+    """By the plain command, and by `zagreus evaluate`."""
+    hf, results = tmp_path / "hf", tmp_path / "results"
+    convert_checkpoint(home / "checkpoints/20", hf, home / "tokenizer", accept_tokenizer=True, verify=False)
+    record = record_of(hf)
+    changed = {"training": {"tokens_trained": 10**9}, "card": {"model_name": "a/b"}}
+    (hf / "conversion.json").write_text(json.dumps(record | changed))
+    write_results(results / "own/results_1.json", "a/b@step20-tokens1B", 20, 0.25)
+    plain = {"pretrained": "a/b", "revision": "step20-tokens1B"}
+    written = {"results": {"arc_pt": {"acc,none": 0.5}}, "config": {"model_args": plain}, "date": 1}
+    (results / "results_2.json").write_text(json.dumps(written))
+    for value in (0.25, 0.5):
+        assert run(["card", str(hf), "--results", str(results)]) == 0
+        assert [result.metric_value for result in ModelCard.load(hf / "README.md").data.eval_results] == [value]
+        (results / "own/results_1.json").unlink(missing_ok=True)
+
+
 def test_another_revision_of_the_hub_s_model_is_another_model(tmp_path: Path) -> None:
     arguments = {"pretrained": "a/b", "revision": "step20-tokens1B"}
     written = {"results": {"arc_pt": {"acc,none": 0.25}}, "config": {"model_args": arguments}, "model_name": "a/b"}
