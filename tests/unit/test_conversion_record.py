@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.conversion import eval_scores
-from nanotron_zagreus.conversion.record import last_part, public_name
+from nanotron_zagreus.conversion.record import is_of_other_weights, last_part, public_name
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.subjects import find_subjects
@@ -144,6 +145,22 @@ def test_scores_of_the_checkpoint_itself_are_found_by_its_weights(home: Path, tm
     convert_checkpoint(home / "checkpoints/20", hf, home / "tokenizer", accept_tokenizer=True, verify=False)
     assert run(["card", str(hf), "--results", str(results)]) == 0
     assert [result.metric_value for result in ModelCard.load(hf / "README.md").data.eval_results] == [0.25]
+
+
+def test_whose_weights_a_folder_has_is_told_without_reading_any(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversion job asks it of every step at each of its starts."""
+    checkpoint, hf = home / "checkpoints/20", tmp_path / "hf"
+    convert_checkpoint(checkpoint, hf, home / "tokenizer", accept_tokenizer=True, verify=False)
+    shutil.copytree(hf, tmp_path / "other")
+    (tmp_path / "other/conversion.json").write_text(json.dumps(record_of(hf) | {"checkpoint_sha256": "0" * 64}))
+    monkeypatch.setattr("nanotron_zagreus.checkpoints.weights_digest.hash_file", None)
+    assert not is_of_other_weights(hf, checkpoint) and is_of_other_weights(tmp_path / "other", checkpoint)
+    (checkpoint / "manifest.json").write_text("{")
+    assert not is_of_other_weights(tmp_path / "other", checkpoint)
+    (checkpoint / "manifest.json").unlink()  # as of another Nanotron
+    assert not is_of_other_weights(tmp_path / "other", checkpoint)
 
 
 @pytest.mark.parametrize(
