@@ -11,9 +11,10 @@ work is real: torch's CUDA allocator, which operations are called with which sha
 makes of the layers for an H100, by Triton down to machine code.
 
 Printed per side: the peak of what torch's allocator had given out, the part of it that is the run's state, kernels a
-step, and how often a step made the host wait for the device. No speed, and no figure of memory that a kernel takes
-inside a library (cuDNN does not run here; FlashAttention serves all sides). `--run` gives the device to any Python
-program of one rank, to see whether its way on CUDA holds; what that computes means nothing.
+step, how often a step made the host wait for the device, and the processor time that the host takes to launch a step
+(median, all threads; what a driver would add for each kernel is not in it). No speed, and no figure of memory that a
+kernel takes inside a library (cuDNN does not run here; FlashAttention serves all sides). `--run` gives the device to
+any Python program of one rank, to see whether its way on CUDA holds; what that computes means nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ import ctypes
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ SOURCE = Path(__file__).with_suffix(".c")
 SIMPLE = SOURCE.with_stem("idle_gpu_simple")
 PREFIXES = re.compile(r"(__)?(cuda[A-Z]|cublas|nccl)\w+")
 WRITTEN = re.compile(r"^\w[\w *]*?\b(\w+)\(|^[A-Z]+\((\w+)\)", re.MULTILINE)
-STEPS = 4
+STEPS = 10
 
 
 def build_library(folder: Path) -> Path:
@@ -78,8 +81,11 @@ def count_step(side: str, micro_batch_size: int, library: str) -> dict[str, Any]
         step()
     torch.cuda.reset_peak_memory_stats()
     state, before = torch.cuda.memory_allocated(), (kernels.value, waits.value)
+    seconds = []
     for _ in range(STEPS):
+        started = time.process_time()
         step()
+        seconds.append(time.process_time() - started)
     return {
         "attention": attention,
         "compiled": is_compiled(side, config)[0],
@@ -87,6 +93,7 @@ def count_step(side: str, micro_batch_size: int, library: str) -> dict[str, Any]
         "state": state,
         "kernels": (kernels.value - before[0]) / STEPS,
         "waits": (waits.value - before[1]) / STEPS,
+        "host": statistics.median(seconds),
     }
 
 
@@ -114,7 +121,7 @@ def main() -> None:
             command = [sys.executable, *arguments.run]
             sys.exit(subprocess.run(command, env=_environment(build_library(Path(folder))), check=False).returncode)
     print(f"torch {torch.__version__}, micro-batch {arguments.micro_batch_size} x 4096\n")
-    columns = ("side", "attention", "compiled", "peak memory", "of it the run's state", "kernels", "host waits")
+    columns = ("side", "attention", "compiled", "peak memory", "of it the run's state", "kernels", "waits", "host ms")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     with tempfile.TemporaryDirectory() as folder:
         library = build_library(Path(folder))
@@ -140,7 +147,8 @@ def _row(side: str, micro_batch_size: int, library: Path) -> str:
     found = json.loads(done.stdout.splitlines()[-1])
     figures = [f"{human_bytes(found[name])}" for name in ("peak", "state")]
     counts = [f"{found[name]:g}" for name in ("kernels", "waits")]
-    return f"| {' | '.join([side, found['attention'], found['compiled'], *figures, *counts])} |"
+    host = f"{found['host'] * 1e3:.0f}"
+    return f"| {' | '.join([side, found['attention'], found['compiled'], *figures, *counts, host])} |"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ Text read from disk is never trusted as a path: a step is digits, and nothing el
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -37,6 +38,8 @@ JOB_FILE = "slurm_job"
 METRICS_FILE = "metrics.jsonl"
 
 _STEP = re.compile(r"[0-9]{1,12}")
+_NO_SUCH_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+"""What fsync(2) and some network file systems say of a descriptor that cannot be flushed, as a folder's may be."""
 _MAX_POINTER_BYTES = 64
 
 
@@ -158,9 +161,12 @@ def replace_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    """Flush a folder's entries, so that a rename in it survives a power cut, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_FLUSH:
+            raise
     finally:
         os.close(descriptor)

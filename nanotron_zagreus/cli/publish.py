@@ -21,6 +21,7 @@ def card(
     Example: `zagreus card hf/5000 --card card.yaml --results results/5000`
     """
     from nanotron_zagreus.conversion.eval_scores import EvaluatedModel, read_scores
+    from nanotron_zagreus.conversion.hub import hub_names
     from nanotron_zagreus.conversion.model_card import CARD_FILE, read_card_details, write_model_card
     from nanotron_zagreus.conversion.record import read_conversion_record
 
@@ -29,7 +30,7 @@ def card(
     scores, notices = None, list[str]()
     if results is not None:
         hub_id = given.model_name if given is not None else (record.get("card") or {}).get("model_name")
-        names = (str(folder), record["checkpoint"], *([hub_id] if hub_id else []))
+        names = (str(folder), record["checkpoint"], *(hub_names(record, hub_id) if hub_id else []))
         model = EvaluatedModel(names=names, step=record.get("step"), checkpoint_sha256=record.get("checkpoint_sha256"))
         scores, notices = read_scores(results, model)
     write_model_card(folder, given, scores)

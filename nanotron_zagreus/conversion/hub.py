@@ -102,6 +102,14 @@ def step_branch(record: dict[str, Any]) -> str:
     return f"step{step}-tokens{_short(tokens)}"
 
 
+def hub_names(record: dict[str, Any], repository: str) -> list[str]:
+    """Return what a converted checkpoint may be called on the hub: the repository, or its own branch there."""
+    try:
+        return [repository, f"{repository}@{step_branch(record)}"]
+    except InputError:
+        return [repository]
+
+
 def push(folder: Path, plan: PushPlan, api: Any = None, say: Callable[[str], None] = lambda _: None) -> str:
     """Upload ``folder`` as ``plan`` says, in one commit; return its address.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanotron_zagreus.checkpoints.architecture import read_json
-from nanotron_zagreus.checkpoints.layout import CONVERSION_FILE
+from nanotron_zagreus.checkpoints.layout import CONVERSION_FILE, MANIFEST_FILE
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
 from nanotron_zagreus.conversion.dtypes import TORCH_NAMES
 from nanotron_zagreus.errors import InputError, VerificationError
@@ -164,10 +164,14 @@ def read_conversion_record(folder: Path) -> dict[str, Any]:
 
 
 def is_of_other_weights(folder: Path, checkpoint: Path) -> bool:
-    """Tell whether ``folder`` was converted from other weights than ``checkpoint`` has; no, where nothing says it."""
-    path = folder / RECORD_FILE
+    """Tell whether ``folder`` was converted from other weights than ``checkpoint`` has.
+
+    No, where record and manifest do not say it: another Nanotron's checkpoint would have to be read in full.
+    """
+    if not ((folder / RECORD_FILE).is_file() and (checkpoint / MANIFEST_FILE).is_file()):
+        return False
     try:
-        known = read_json(path).get("checkpoint_sha256") if path.is_file() else None
+        known = read_json(folder / RECORD_FILE).get("checkpoint_sha256")
         return known is not None and known != weights_digest(checkpoint)
     except (InputError, VerificationError):  # a record or manifest that cannot be read
         return False

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nanotron_zagreus.checkpoints.layout import sync_folder
 from nanotron_zagreus.errors import InputError
 
 _UNFINISHED = re.compile(r"\..+\.unfinished-(?P<host>.+)-(?P<pid>\d+)")
@@ -99,11 +100,11 @@ def sigterm_raised() -> Iterator[None]:
 def _flush(folder: Path) -> None:
     """Bring every file of ``folder`` to disk, so that the rename never shows a folder of empty files."""
     for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if path.is_dir():
+            sync_folder(path)
+            continue
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _clear_leftovers(parent: Path) -> None:

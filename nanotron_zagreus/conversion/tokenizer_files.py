@@ -24,6 +24,10 @@ _PORTABLE_CLASS = "PreTrainedTokenizerFast"
 """Reads tokenizer.json and nothing else, in every transformers. Others, Llama's among them, are made anew from
 vocabulary and merges by transformers 5, with the normalizer and word split of their own model; and to a tokenizer of
 Llama's class without <unk> transformers 4 adds one, with an id that the model has no row for."""
+_LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
+_LLAMA_DEFAULTS = {"padding_side": "left", "clean_up_tokenization_spaces": False}
+"""What Llama's class does where its configuration says nothing, and the portable one (the second before transformers
+4.45) does not; on the left, because a batch of prompts goes on at its right."""
 _DROPPED = ("backend", "is_local", "auto_map")
 _SPECIAL_FILE = "special_tokens_map.json"
 _PATHS = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
@@ -158,6 +162,8 @@ def _portable_config(tokenizer: TokenizerFiles, arch: Architecture, unknown: set
     for key in _PATHS:
         if isinstance(config.get(key), str) and public_name(config[key]) != config[key]:
             del config[key]
+    if config.get("tokenizer_class") in _LLAMA_CLASSES:
+        config = _LLAMA_DEFAULTS | config
     config["tokenizer_class"] = _PORTABLE_CLASS
     # Without it this class also returns token_type_ids, which Llama's generate refuses in transformers 4.40.
     config.setdefault("model_input_names", ["input_ids", "attention_mask"])

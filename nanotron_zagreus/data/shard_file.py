@@ -93,8 +93,7 @@ class ShardFile:
             self.discard()
         else:
             self._publish(metadata)
-        with contextlib.suppress(OSError):  # some network file systems cannot; their renames are durable or nothing is
-            sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def discard(self) -> None:
         """Remove everything written so far, also where the disk is too full to write out what is in memory."""

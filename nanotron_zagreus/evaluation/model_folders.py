@@ -105,7 +105,7 @@ def _converted(subject: Subject, cache: Path) -> Path:
 
 def _fetched(subject: Subject) -> Subject:
     path = _fetch(subject.source)
-    step, tokens = progress_of(path, subject.source.rpartition("/")[2])
+    step, tokens = progress_of(path, subject.source.partition("/")[2])
     return replace(subject, path=path, step=step, tokens=tokens)
 
 

@@ -125,6 +125,7 @@ def read_file(path: Path) -> Iterator[TaskResult]:
         data = json.loads(path.read_text(encoding="utf-8"))
         own = data.get(OWN_SECTION) or {}
         label = own.get("label") or _label_of(data, path)
+        name = label if revision_of(data) else label.rpartition("__")[2]
         for task, values in data["results"].items():
             if task in (data.get("groups") or {}):
                 continue
@@ -138,7 +139,7 @@ def read_file(path: Path) -> Iterator[TaskResult]:
                 fingerprint=own.get("fingerprint"),
                 data=(own.get("data") or {}).get(task),
                 documents=(own.get("documents") or {}).get(task),
-                step=own.get("step") if own else step_in_name(label.rpartition("__")[2]),
+                step=own.get("step") if own else step_in_name(name),
                 tokens=own.get("tokens"),
                 shots=(own.get("shots") or {}).get(task),
                 date=float(data.get("date") or 0.0),

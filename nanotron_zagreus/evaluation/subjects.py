@@ -24,7 +24,7 @@ _LABEL = re.compile(r"[^\W_][\w.-]*")
 # 153000, 153k, step-153000, checkpoint_153k, or the hub's branch step153000-tokens160B; a bare number elsewhere in a
 # name says nothing about steps
 _STEP_NAME = re.compile(
-    r"(?:.*[-_@])?(?:(?:step|checkpoint|ckpt|iter)[-_]?)(?P<named>\d+k?)(?:-tokens[\d.]+[KMBT]?)?|(?P<bare>\d+k?)"
+    r"(?:.*[-_@/])?(?:(?:step|checkpoint|ckpt|iter)[-_]?)(?P<named>\d+k?)(?:-tokens[\d.]+[KMBT]?)?|(?P<bare>\d+k?)"
 )
 
 

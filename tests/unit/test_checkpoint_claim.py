@@ -95,6 +95,7 @@ def test_a_lock_that_an_earlier_start_of_the_same_job_left_is_taken_over(
 ) -> None:
     """A file server may hold a dead node's lock for long; the requeued job knows that its last start is over."""
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     with claimed(tmp_path):
         monkeypatch.setenv("SLURM_JOB_ID", "4712")
         with pytest.raises(InputError, match=r"job 4711, since .* remove .*\.claim"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from nanotron_zagreus.checkpoints import layout
+from nanotron_zagreus.conversion.staging import staged_folder
 from nanotron_zagreus.errors import InputError, MissingInputError
 
 
@@ -114,3 +117,24 @@ def test_a_file_is_whole_on_disk_before_it_has_its_name_and_its_folder_after(
     for descriptor in descriptors:
         with pytest.raises(OSError):
             os.fstat(descriptor)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_flushes_no_folders_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    flush, refused = os.fsync, OSError(number, "not for a folder")
+
+    def for_files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise refused
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", for_files_alone)
+    layout.write_latest(tmp_path, 20)
+    with staged_folder(tmp_path / "hf") as folder:
+        (folder / "x").write_text("x")
+    assert (tmp_path / "latest.txt").read_text() == "20" and (tmp_path / "hf/x").exists()
+    refused.errno = errno.EIO
+    with pytest.raises(OSError):
+        layout.sync_folder(tmp_path)

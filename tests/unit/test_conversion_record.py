@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from nanotron_zagreus.checkpoints.manifest import FileRecord, write_manifest
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
 from nanotron_zagreus.cli.app import run
 from nanotron_zagreus.conversion import eval_scores
-from nanotron_zagreus.conversion.record import last_part, public_name
+from nanotron_zagreus.conversion.record import is_of_other_weights, last_part, public_name
 from nanotron_zagreus.conversion.to_hf import convert_checkpoint
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.subjects import find_subjects
@@ -146,6 +147,22 @@ def test_scores_of_the_checkpoint_itself_are_found_by_its_weights(home: Path, tm
     assert [result.metric_value for result in ModelCard.load(hf / "README.md").data.eval_results] == [0.25]
 
 
+def test_whose_weights_a_folder_has_is_told_without_reading_any(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversion job asks it of every step at each of its starts."""
+    checkpoint, hf = home / "checkpoints/20", tmp_path / "hf"
+    convert_checkpoint(checkpoint, hf, home / "tokenizer", accept_tokenizer=True, verify=False)
+    shutil.copytree(hf, tmp_path / "other")
+    (tmp_path / "other/conversion.json").write_text(json.dumps(record_of(hf) | {"checkpoint_sha256": "0" * 64}))
+    monkeypatch.setattr("nanotron_zagreus.checkpoints.weights_digest.hash_file", None)
+    assert not is_of_other_weights(hf, checkpoint) and is_of_other_weights(tmp_path / "other", checkpoint)
+    (checkpoint / "manifest.json").write_text("{")
+    assert not is_of_other_weights(tmp_path / "other", checkpoint)
+    (checkpoint / "manifest.json").unlink()  # as of another Nanotron
+    assert not is_of_other_weights(tmp_path / "other", checkpoint)
+
+
 @pytest.mark.parametrize(
     ("source", "is_own"),
     [("a/hf", True), ("b/../a/hf", True), ("b/hf", False), ("gone/hf", True), ("gone/other", False)],
@@ -176,6 +193,23 @@ def test_a_checkpoint_s_weights_are_hashed_once_for_all_its_results(
     model = eval_scores.EvaluatedModel(names=("hf",), step=20, checkpoint_sha256=sha256)
     assert [score.value for score in eval_scores.read_scores(tmp_path / "results", model)[0]] == [0.25]
     assert len(hashed) == 1
+
+
+def test_scores_of_the_branch_that_a_push_made_are_the_checkpoint_s(home: Path, tmp_path: Path) -> None:
+    """By the plain command, and by `zagreus evaluate`."""
+    hf, results = tmp_path / "hf", tmp_path / "results"
+    convert_checkpoint(home / "checkpoints/20", hf, home / "tokenizer", accept_tokenizer=True, verify=False)
+    record = record_of(hf)
+    changed = {"training": {"tokens_trained": 10**9}, "card": {"model_name": "a/b"}}
+    (hf / "conversion.json").write_text(json.dumps(record | changed))
+    write_results(results / "own/results_1.json", "a/b@step20-tokens1B", 20, 0.25)
+    plain = {"pretrained": "a/b", "revision": "step20-tokens1B"}
+    written = {"results": {"arc_pt": {"acc,none": 0.5}}, "config": {"model_args": plain}, "date": 1}
+    (results / "results_2.json").write_text(json.dumps(written))
+    for value in (0.25, 0.5):
+        assert run(["card", str(hf), "--results", str(results)]) == 0
+        assert [result.metric_value for result in ModelCard.load(hf / "README.md").data.eval_results] == [value]
+        (results / "own/results_1.json").unlink(missing_ok=True)
 
 
 def test_another_revision_of_the_hub_s_model_is_another_model(tmp_path: Path) -> None:

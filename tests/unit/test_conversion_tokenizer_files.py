@@ -145,6 +145,24 @@ def test_llamas_class_gives_way_to_the_one_that_reads_the_file(tmp_path: Path, n
     verify_tokenizer(tmp_path / "out", len(tokens))
 
 
+@pytest.mark.parametrize(
+    ("named", "side"),
+    [
+        ({"tokenizer_class": "LlamaTokenizer"}, "left"),
+        ({"tokenizer_class": "LlamaTokenizerFast", "padding_side": "right"}, "right"),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+    ],
+)
+def test_what_llamas_class_does_unsaid_is_said(
+    source: Path, tmp_path: Path, named: dict[str, str], side: str | None
+) -> None:
+    """It pads on the left, as generation in batches needs, and leaves what it decodes as it is."""
+    change(source / "tokenizer_config.json", **named)
+    config, _ = written(source, tmp_path / "out")
+    assert config.get("padding_side") == side
+    assert config.get("clean_up_tokenization_spaces") == (False if side else None)
+
+
 def id_two(data: dict[str, Any]) -> str:
     return next(token for token, index in data["model"]["vocab"].items() if index == 2)
 

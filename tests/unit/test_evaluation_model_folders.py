@@ -46,9 +46,10 @@ def test_models_of_the_hub_tell_their_steps_by_record_or_branch(
     recorded = folder_of(tmp_path / "4e20de36", config__json={}, conversion__json=record)
     plain = folder_of(tmp_path / "153000", config__json={})  # a commit, which happens to be a number
     monkeypatch.setattr(model_folders, "_fetch", lambda source: recorded if source == "a/b" else plain)
-    found = model_folders.fetch_hub_models(find_subjects(["a/b", "a/c", "a/c@step70-tokens2.56K"]))
+    sources = ["a/b", "a/c", "a/c@step70-tokens2.56K", "a/c@all/step80", "a/c@refs/pr/12", "a/90"]
+    found = model_folders.fetch_hub_models(find_subjects(sources))
     assert [(model.path, model.step, model.tokens) for model in found] == [
-        (recorded, 5000, 640_000), (plain, None, None), (plain, 70, None)
+        (recorded, 5000, 640_000), *((plain, step, None) for step in (None, 70, 80, None, 90))
     ]  # fmt: skip
 
 

@@ -87,6 +87,8 @@ def test_revisions_of_one_hub_model_are_models_of_their_own(tmp_path: Path, argu
     put(folder, "2", lm_eval_file(**name, config={"limit": None, "model_args": arguments}))
     found = [(result.label, result.step) for result in newest_results(read_results(tmp_path))]
     assert found == [("mii-llm__zagreus", None), ("mii-llm__zagreus@step5000-tokens5.24B", 5000)]
+    put(folder, "2", lm_eval_file(**name, config={"limit": None, "model_args": "revision=refs/pr/12"}))
+    assert newest_results(read_results(tmp_path))[1].step is None, "the number of a pull request"
 
 
 def test_a_model_given_by_its_whole_path_is_called_by_its_name(tmp_path: Path) -> None:

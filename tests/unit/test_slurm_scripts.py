@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nanotron_zagreus.checkpoints.manifest import records_of, write_manifest
 from nanotron_zagreus.checkpoints.weights_digest import weights_digest
 from tests.unit.conversion_fixtures import write_checkpoint
 from tests.unit.slurm_script_stage import SIGNAL, Stage
@@ -205,7 +206,9 @@ def test_a_conversion_out_of_time_ends_the_one_under_way_and_requeues_itself(sta
 def test_a_folder_of_an_earlier_runs_checkpoint_is_not_taken_for_this_runs(stage: Stage) -> None:
     """A training begun anew numbers its steps alike; what is evaluated behind it would be the old one's."""
     for step in (5, 10):
-        write_checkpoint(stage.root / str(step))
+        checkpoint = stage.root / str(step)
+        write_checkpoint(checkpoint)
+        write_manifest(checkpoint, records_of(checkpoint), {})
     for step, digest in ((5, weights_digest(stage.root / "5")), (10, "0" * 64)):
         folder = stage.folder / "hf_checkpoints" / str(step)
         folder.mkdir(parents=True)

@@ -78,6 +78,7 @@ class Taker:
 
 def make_saver(root: Path, steps: list[int], *, shared: bool = True, keep_last: int | None = None) -> Any:
     """Return a saver of a run whose next saves are of ``steps``."""
+    from nanotron_zagreus.training.ranks import RankLayout
     from nanotron_zagreus.training.saving import CheckpointSaver
 
     paths = {"checkpoints_path": str(root), "checkpoints_path_is_shared_file_system": shared}
@@ -85,7 +86,8 @@ def make_saver(root: Path, steps: list[int], *, shared: bool = True, keep_last: 
     config = make_config(
         [{"dataset": {"dataset_folder": "data"}}], checkpoints=paths, optimizer={"zero_stage": 1}, zagreus=keeping
     )
-    ranks: Any = SimpleNamespace(is_leader=True, writes_model=True, rank=0, node=0, dp_size=2, tp_size=3, pp_size=4)
+    place = {"rank": 0, "dp": 0, "tp": 0, "pp": 0, "dp_size": 2, "tp_size": 3, "pp_size": 4, "node": 0}
+    ranks = RankLayout(**place, is_leader=True, writes_model=True)
 
     def state() -> Any:
         step = steps.pop(0)
