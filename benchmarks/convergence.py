@@ -68,8 +68,8 @@ def configuration(kind: str, seed: int, steps: int, dtype: str) -> dict[str, Any
 def read_run(root: Path) -> Run:
     """Return a run's training losses and its held-out loss by source."""
     rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = [row["lm_loss"] for row in rows if "lm_loss" in row]
-    held_out = {Path(row["source"]).name: row["loss"] for row in rows if row.get("event") == "validation"}
+    losses = [_number(row["lm_loss"]) for row in rows if "lm_loss" in row]
+    held_out = {Path(row["source"]).name: _number(row["loss"]) for row in rows if row.get("event") == "validation"}
     return losses, held_out
 
 
@@ -135,6 +135,11 @@ def figures_of(run: Run) -> dict[str, float]:
     return {f"training, last {last} steps": statistics.fmean(losses[-last:])} | {
         f"{source}, held out": loss for source, loss in held_out.items()
     }
+
+
+def _number(figure: float | None) -> float:
+    """Return a figure of metrics.jsonl, where null stands for NaN and infinity."""
+    return math.nan if figure is None else figure
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,9 +135,10 @@ def _unseen_figures(folder: Path) -> list[tuple[str, str]]:
 
 
 def read_losses(metrics_file: Path) -> dict[int, float]:
-    """Return the loss in nats per token of each step; of a step trained twice, the last line counts."""
+    """Return the loss in nats per token of each step, NaN where it was no number; the last line of a step counts."""
     records = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
-    return {record["iteration"]: record["lm_loss"] for record in records if "lm_loss" in record}
+    losses = {record["iteration"]: record["lm_loss"] for record in records if "lm_loss" in record}
+    return {step: math.nan if loss is None else loss for step, loss in losses.items()}
 
 
 def read_scores(results: Path) -> dict[tuple[str, str], float]:

@@ -164,16 +164,17 @@ def _check_shares(
         may_follow_sizes: the data changed and that is accepted; shares that follow from sizes are then others.
     """
     for index, stage in enumerate(progress["stages"]):
-        if list(shares[index]) in (stage["shares"], stage.get("configured_shares")):
+        by_sizes = config.data_stages[index].data.dataset.weights is None
+        if list(shares[index]) in (stage["shares"], stage.get("configured_shares") if by_sizes else None):
             continue
-        if may_follow_sizes and config.data_stages[index].data.dataset.weights is None:
-            kept = ":".join(str(share) for share in stage["shares"])
+        kept = ":".join(str(share) for share in stage["shares"])
+        if may_follow_sizes and by_sizes:
             _log.warning("stage %r keeps the shares %s that it began with; its sizes changed", stage["name"], kept)
             continue
         raise InputError(
             f"data_stages[{index}]: the weights of stage {stage['name']!r} are not those the checkpoint of step "
-            f"{progress['step']} was trained with, and a stage keeps its weights; restore them, or add a stage that "
-            f"starts at step {progress['step'] + 1}"
+            f"{progress['step']} was trained with, {kept}, and a stage keeps its weights; restore them, or add a stage "
+            f"that starts at step {progress['step'] + 1}"
         )
 
 

@@ -1,7 +1,7 @@
 """Plan the tokenization of one source, and refuse to continue another one in its folder.
 
-The plan (which task reads which files) is written once and never changes, so that a rerun of the same command
-does exactly what is missing. `tokenization` runs it.
+The plan (which task reads which files) is written once and changes in the sizes of mended files alone, so that a rerun
+of the same command does exactly what is missing. `tokenization` runs it.
 """
 
 from __future__ import annotations
@@ -105,9 +105,8 @@ def _check(job: TokenizationJob) -> tuple[Preparation, dict[Path, dict[str, Any]
     choice = choose_tokenizer(job.tokenizer, bos=job.bos, eos=job.eos, bos_token=job.bos_token, eos_token=job.eos_token)
     known, record_path, path = read_record(job.output), job.output / RECORD_NAME, plan_path(job.output)
     if known is not None and known.get("tokenizer_sha256") == choice.sha256:
-        choice = dataclasses.replace(
-            choice, name=known["tokenizer"]
-        )  # a path has many spellings, a folder's shards one
+        # A path has many spellings, a folder's shards have one.
+        choice = dataclasses.replace(choice, name=known["tokenizer"])
     vocab_size = vocabulary_size(load_tokenizer(choice))
     plan, record = _make_plan(job), _make_record(job, choice, vocab_size)
     if known is not None:

@@ -7,6 +7,7 @@ datatrove's metadata holds a name only. `zagreus tokenize` adds a record beside 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nanotron_zagreus.config.sections import Config
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.file_hash import hash_file
+from nanotron_zagreus.tokenizer_lookup import MAIN_FILE
 
 if TYPE_CHECKING:
     from nanotron_zagreus.data.sources import Source
@@ -84,7 +86,13 @@ def _local_file(name: str) -> Path | None:
 
 
 def _normal(name: str) -> str:
-    """Return one spelling for all of a path that is here."""
-    path = Path(name).expanduser()
-    name = str(path.resolve()) if path.exists() else name
-    return name.removesuffix("/tokenizer.json").rstrip("/")
+    """Return one spelling for all of a path that is here.
+
+    A tokenizer.json that is a link, as in the hub's cache, is of the folder in which the link lies.
+    """
+    # os.path: `Path` raises at homes of users unknown here, in folders that are closed to this one, at names too long.
+    path = os.path.expanduser(name)  # noqa: PTH111
+    if not os.path.exists(path):  # noqa: PTH110
+        return name.removesuffix(f"/{MAIN_FILE}").rstrip("/")
+    folder = Path(path).parent if Path(path).name == MAIN_FILE else Path(path)
+    return str(folder.resolve())

@@ -76,7 +76,9 @@ def _run_rank(config_file: str, show_samples_every: int | None, *, debug: bool) 
         print(f"zagreus: rank {os.environ.get('RANK', '0')}: {advice}", file=sys.stderr, flush=True)
         return EXIT_FAILED
     _leave_process_group()
-    return EXIT_STOPPED if outcome.why == "stopped" and AGENT_VARIABLE in os.environ else 0
+    # With restarts, as by PET_MAX_RESTARTS, torchrun would start the ranks again.
+    is_heard = AGENT_VARIABLE in os.environ and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0"
+    return EXIT_STOPPED if outcome.why == "stopped" and is_heard else 0
 
 
 def _out_of_memory(config: Config) -> str:

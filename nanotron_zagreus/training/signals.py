@@ -26,7 +26,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """What asks for a stop."""
 
 _RANK_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
-"""What asks a rank: torchrun, whose terminal has closed, passes that on, and kills its ranks half a minute later."""
+"""What asks a rank: torchrun, whose terminal has closed, passes that on, and kills its ranks half a minute later. It
+does so under nohup, too, whose wish only a process without torchrun finds: there SIGHUP is ignored, and stays so."""
 
 LAUNCHER_REASONS = {int(number): f"{number.name} to zagreus train" for number in STOP_SIGNALS}
 """What the launcher writes into the STOP file, by the signal it got: the ranks get none, and give it as the reason."""
@@ -49,7 +50,8 @@ class SignalRequests:
         self._listener.start()
         self._previous_descriptor = signal.set_wakeup_fd(self._pythons.fileno(), warn_on_full_buffer=False)
         for number in _RANK_SIGNALS:
-            self._previous_handlers[number] = signal.signal(number, _leave_it_to_the_listener)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous_handlers[number] = signal.signal(number, _leave_it_to_the_listener)
         return self
 
     def __exit__(self, *exception: object) -> None:

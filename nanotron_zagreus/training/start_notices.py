@@ -11,6 +11,9 @@ from nanotron_zagreus.conversion.prospects import conversion_prospects
 from nanotron_zagreus.conversion.weight_map import FINAL_NORM, nanotron_shapes
 from nanotron_zagreus.data.special_tokens import mixed_special_tokens
 
+_NEEDLESS = {"max_position_embeddings": 1, "rope_theta": 1.0, "pad_token_id": None, "initializer_range": 1.0}
+"""What no parameter's name depends on; a conversion refuses values of it that a run trains with."""
+
 
 def start_notices(config: Config, *, goes_on: bool) -> tuple[str, ...]:
     """Return what conversion will want, in what the data folders differ, which exceptions from weight decay are none.
@@ -31,7 +34,7 @@ def _idle_exclusions(config: Config) -> list[str]:
     """Return a sentence about the exceptions from weight decay that match no parameter."""
     model = config.model.model_config
     values = {field.name: getattr(model, field.name) for field in dataclasses.fields(Architecture)}
-    names = nanotron_shapes(Architecture(**{**values, "num_key_value_heads": model.kv_heads}))
+    names = nanotron_shapes(Architecture(**{**values, **_NEEDLESS, "num_key_value_heads": model.kv_heads}))
     patterns = config.optimizer.weight_decay_exclude_named_params
     idle = [repr(pattern) for pattern in patterns if not any(re.match(pattern, name) for name in names)]
     if not idle:

@@ -174,7 +174,7 @@ def test_new_weights_are_never_ignored_when_changed_data_is_accepted(folders):
         return make_config([{"dataset": dataset}], zagreus={"accept_changed_data": True, "max_source_epochs": 1000})
 
     for other in ([3, 1], None):
-        with pytest.raises(InputError, match=r"weights of stage 'stage 0'.*step 7"):
+        with pytest.raises(InputError, match=r"weights of stage 'stage 0'.*trained with, 1:3, .*step 7"):
             resume(config([1, 3]), config(other))
 
 
@@ -215,9 +215,15 @@ def test_shares_by_size_stay_as_they_were_when_changed_data_is_accepted(tmp_path
         dataset = {"dataset_folder": folders, "dataset_weights": list(weights)}
         return make_config([{"dataset": dataset}], zagreus={"max_source_epochs": 1000})
 
-    open_mixture(weighted(1, 1), progress=after.state(8))
-    with pytest.raises(InputError, match="weights of stage 'stage 0'"):
-        open_mixture(weighted(1, 2), progress=after.state(8))
+    older = after.state(8)
+    by_sizes = older["stages"][0].pop("configured_shares")
+    with pytest.raises(InputError, match="trained with, 1:1, "):
+        open_mixture(strict, progress=older)
+    for state in (after.state(8), older):
+        open_mixture(weighted(1, 1), progress=state)
+        for others in ((1, 2), by_sizes):
+            with pytest.raises(InputError, match="weights of stage 'stage 0'"):
+                open_mixture(weighted(*others), progress=state)
 
 
 def test_moved_folders_are_the_same_data(folders, tmp_path):

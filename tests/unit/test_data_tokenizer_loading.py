@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_the_hash_decides_where_both_sides_have_one(folder, tmp_path):
         check("named")
 
 
-@pytest.mark.parametrize("made_with", ["named", "named/", "./named/tokenizer.json", "link", "~/named"])
+@pytest.mark.parametrize("made_with", ["named", "named/", "./named/tokenizer.json", "link", "~/named", "cached"])
 def test_without_a_hash_all_spellings_of_a_path_are_one_name(made_with, folder, tmp_path, monkeypatch):
     """As of shards that datatrove made."""
     from tests.unit.data_fixtures import make_config, write_source
@@ -103,6 +104,10 @@ def test_without_a_hash_all_spellings_of_a_path_are_one_name(made_with, folder, 
     monkeypatch.chdir(folder)
     (tmp_path / "link").symlink_to(folder / "named")
     name = str(tmp_path / "link") if made_with == "link" else made_with
+    if made_with == "cached":  # as the hub's library keeps files
+        (folder / "named" / "tokenizer.json").rename(tmp_path / "2f5b")
+        (folder / "named" / "tokenizer.json").symlink_to(tmp_path / "2f5b")
+        name = str(folder / "named" / "tokenizer.json")
     source_folder = str(write_source(tmp_path / "x", [5], tokenizer=name))
     for wanted, is_same in ((str(folder / "named"), True), (str(folder / "template"), False)):
         config = make_config(
@@ -110,3 +115,19 @@ def test_without_a_hash_all_spellings_of_a_path_are_one_name(made_with, folder, 
         )
         with contextlib.nullcontext() if is_same else pytest.raises(InputError, match="tokenizer_names"):
             open_mixture(config)
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/tokenizer", "closed/tokenizer.json", "x" * 300])
+def test_a_path_of_another_machine_or_user_is_a_name(name, folder, tmp_path, monkeypatch):
+    from tests.unit.data_fixtures import make_config, write_source
+
+    def stat(path, **options):  # root may look into every folder
+        if "closed" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return os_stat(path, **options)
+
+    os_stat = os.stat
+    monkeypatch.setattr("os.stat", stat)
+    dataset = {"dataset_folder": str(write_source(tmp_path / "x", [5], tokenizer=name)), "tokenizer_names": [name]}
+    config = make_config([{"dataset": dataset}], tokenizer={"tokenizer_name_or_path": str(folder / "named")})
+    open_mixture(config)

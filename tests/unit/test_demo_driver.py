@@ -206,8 +206,9 @@ def _write_shard(folder: Path, tokens: list[int]) -> None:
     (folder / "00000.ds.metadata").write_text(f"tokenizer|2\n{len(tokens)}\n{len(tokens)} T")
 
 
-def fake_result(folder: Path, final: float) -> Config:
-    """Write the shards and losses of a finished demo that ended at ``final``, and return its configuration."""
+def fake_result(folder: Path, final: float | None) -> Config:
+    """Write the shards and losses of a finished demo that ended at ``final`` (None: no number); return its
+    configuration."""
     config = load_config("zagreus_tiny.yaml")
     rng = np.random.default_rng(0)
     for source in config.data_stages[-1].data.dataset.folders:
@@ -224,9 +225,9 @@ def fake_result(folder: Path, final: float) -> Config:
     return config
 
 
-@pytest.mark.parametrize("final", [6.7, 5.6, float("nan"), float("inf")])
+@pytest.mark.parametrize("final", [6.7, 5.6, None])
 def test_a_model_that_has_not_learnt_fails_the_demo(
-    final: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    final: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_result(tmp_path, final)
     monkeypatch.chdir(tmp_path)
@@ -237,7 +238,7 @@ def test_a_model_that_has_not_learnt_fails_the_demo(
     error = capsys.readouterr().err
     entropy = measure_losses(load_config("zagreus_tiny.yaml"), tmp_path).unigram_entropy
     assert 6.5 < entropy < math.log(1000)
-    assert f"{final:.2f}" in error and f"{entropy:.2f}" in error
+    assert ("nan" if final is None else f"{final:.2f}") in error and f"{entropy:.2f}" in error
 
 
 def test_a_model_that_has_learnt_passes(tmp_path: Path) -> None:

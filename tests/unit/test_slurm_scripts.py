@@ -46,6 +46,19 @@ def test_a_site_without_a_cache_leaves_the_users_own(job: str, stage: Stage) -> 
         assert (stage.folder / "home").read_text() == f"{home}\n"
 
 
+@pytest.mark.parametrize("job", ["train", "convert"])
+def test_a_folder_has_the_same_name_for_the_script_as_for_the_command_whatever_the_locale(
+    job: str, stage: Stage
+) -> None:
+    config, before = stage.folder / "run.yaml", str(stage.root)
+    stage.root = stage.root.rename(stage.folder / "açúcar")
+    config.write_text(config.read_text().replace(before, str(stage.root)), encoding="utf-8")
+    (stage.root / "5").mkdir()
+    stage.trains(why="finished", step=9)
+    stage.environment.update({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    stage.run(job, code=0)
+
+
 def test_a_time_limit_during_startup_is_not_lost(stage: Stage) -> None:
     """Slurm's signal comes up to a minute early: `zagreus check` may still be running."""
     stage.also("zagreus", SIGNAL.format(name="USR1"))

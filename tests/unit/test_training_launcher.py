@@ -9,9 +9,11 @@ import pytest
 import torch
 import yaml
 
-from nanotron_zagreus.errors import EXIT_FAILED
+from nanotron_zagreus.checkpoints.outcome import Outcome, Why
+from nanotron_zagreus.errors import EXIT_FAILED, EXIT_STOPPED
 from nanotron_zagreus.resources import find_config
 from nanotron_zagreus.training import launcher, run
+from nanotron_zagreus.training.agent import AGENT_VARIABLE
 
 HALVE, RECOMPUTE, SPREAD, DIVIDE = "micro_batch_size", "recompute_layer: true", "zero_stage: 1", "parallelism.tp"
 
@@ -49,3 +51,22 @@ def test_a_full_gpu_is_told_which_settings_need_less(
     last = told.splitlines()[-1]
     assert last.startswith("zagreus: rank 0: ")
     assert {way for way in (HALVE, RECOMPUTE, SPREAD, DIVIDE) if way in last} == expected
+
+
+@pytest.mark.parametrize(
+    ("why", "environment", "code"),
+    [
+        ("stopped", {AGENT_VARIABLE: "1", "TORCHELASTIC_MAX_RESTARTS": "0"}, EXIT_STOPPED),
+        ("stopped", {AGENT_VARIABLE: "1", "TORCHELASTIC_MAX_RESTARTS": "1"}, 0),
+        ("stopped", {"TORCHELASTIC_MAX_RESTARTS": "0"}, 0),
+        ("finished", {AGENT_VARIABLE: "1", "TORCHELASTIC_MAX_RESTARTS": "0"}, 0),
+    ],
+)
+def test_ranks_say_that_they_stopped_where_torchrun_starts_none_again(
+    why: Why, environment: dict[str, str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = Outcome(why=why, step=5, checkpoint=None)
+    monkeypatch.setattr(run, "run_training", lambda *arguments, **options: outcome)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launcher._run_rank("run.yaml", None, debug=False) == code

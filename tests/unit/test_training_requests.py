@@ -187,15 +187,19 @@ def test_signals_become_one_request_and_handlers_are_restored(engine: Any) -> No
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def test_a_terminal_that_closed_under_torchrun_is_a_request_too(engine: Any) -> None:
-    """torchrun passes SIGHUP on to its ranks, which have none of their own, and kills them half a minute later."""
+@pytest.mark.parametrize("under_nohup", [False, True])
+def test_a_terminal_that_closed_is_a_request_too_unless_nohup_has_set_its_signal_aside(
+    under_nohup: bool, engine: Any
+) -> None:
+    """torchrun passes SIGHUP on to its ranks, and kills them half a minute later; under nohup it does so, too."""
     from nanotron_zagreus.training.signals import SignalRequests
 
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup, which torchrun overrules
+    handler = signal.SIG_IGN if under_nohup else signal.SIG_DFL
+    previous = signal.signal(signal.SIGHUP, handler)
     try:
         with SignalRequests() as requests:
             signal.raise_signal(signal.SIGHUP)
-        assert requests.received == "SIGHUP"
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert requests.received == (None if under_nohup else "SIGHUP")
+        assert signal.getsignal(signal.SIGHUP) is handler
     finally:
         signal.signal(signal.SIGHUP, previous)
