@@ -43,7 +43,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """Everything `zagreus check` says about a configuration."""
 
     run: str
@@ -82,7 +82,7 @@ class Plan:
         return data
 
 
-def make_plan(config: Config, network: Network | None = None, rate: float | None = None) -> Plan:
+def make_plan(config: Config, network: Network | None = None, rate: float | None = None) -> TrainingPlan:
     """Return the plan of a checked configuration; looks for data and tokenizer on this machine, starts nothing.
 
     Args:
@@ -92,7 +92,7 @@ def make_plan(config: Config, network: Network | None = None, rate: float | None
     """
     model, tokens = config.model.model_config, config.tokens
     communication = None if network is None or rate is None else model_communication(config, network, rate)
-    return Plan(
+    return TrainingPlan(
         run=config.general.run,
         parameters=count_parameters(model, config.padded_vocab_size),
         world_size=config.parallelism.world_size,

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from nanotron_zagreus.communication import Network
     from nanotron_zagreus.config import Config
-    from nanotron_zagreus.plan import Plan
+    from nanotron_zagreus.plan import TrainingPlan
 
 
 def register(app: typer.Typer) -> None:
@@ -86,7 +86,7 @@ def _engine_row(config: Config) -> tuple[str, str]:
     return "engine", f"{engine.name} in {engine.root}"
 
 
-def _print_plan(plan: Plan, more_rows: list[tuple[str, str]]) -> None:
+def _print_plan(plan: TrainingPlan, more_rows: list[tuple[str, str]]) -> None:
     from rich.console import Console
 
     from nanotron_zagreus.units import human_bytes, human_count
@@ -119,7 +119,7 @@ def _print_plan(plan: Plan, more_rows: list[tuple[str, str]]) -> None:
         console.print(text, markup=False)
 
 
-def _checkpoints(plan: Plan) -> str:
+def _checkpoints(plan: TrainingPlan) -> str:
     """Return how many are written, how many stay, and what those take."""
     from nanotron_zagreus.units import human_bytes
 
@@ -130,7 +130,7 @@ def _checkpoints(plan: Plan) -> str:
     return f"{total:,} of {human_bytes(plan.checkpoint_bytes)}{stay} = {size}{where}"
 
 
-def _stage_rows(plan: Plan) -> list[tuple[str, str]]:
+def _stage_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
     from nanotron_zagreus.units import human_count
 
     rows = []
@@ -146,7 +146,7 @@ def _stage_rows(plan: Plan) -> list[tuple[str, str]]:
     return rows
 
 
-def _rate_rows(plan: Plan) -> list[tuple[str, str]]:
+def _rate_rows(plan: TrainingPlan) -> list[tuple[str, str]]:
     rows = []
     for index, phase in enumerate(plan.learning_rate_phases):
         rates = f"{phase.first_rate:.4g}"
@@ -157,7 +157,7 @@ def _rate_rows(plan: Plan) -> list[tuple[str, str]]:
     return rows
 
 
-def _headroom(plan: Plan) -> str:
+def _headroom(plan: TrainingPlan) -> str:
     """Return what fits: bytes by micro-batch size."""
     from nanotron_zagreus.units import human_bytes
 
@@ -165,13 +165,13 @@ def _headroom(plan: Plan) -> str:
     return ", ".join(f"{size}: {human_bytes(kept)} / {human_bytes(again)}" for size, (kept, again) in entries)
 
 
-def _largest(plan: Plan) -> str:
+def _largest(plan: TrainingPlan) -> str:
     """Return what fits: micro-batch sizes by the GPU's memory."""
     entries = plan.largest_micro_batch_sizes.items()
     return ", ".join(f"{gigabytes} GB: {kept} / {again}" for gigabytes, (kept, again) in entries)
 
 
-def _network_rows(plan: Plan, network: Network, rate: float | None) -> list[tuple[str, str]]:
+def _network_rows(plan: TrainingPlan, network: Network, rate: float | None) -> list[tuple[str, str]]:
     from nanotron_zagreus.units import human_bytes
 
     traffic = plan.communication

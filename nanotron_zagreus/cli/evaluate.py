@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from nanotron_zagreus.evaluation.progression import Table
-    from nanotron_zagreus.evaluation.runner import Outcome
+    from nanotron_zagreus.evaluation.runner import TaskOutcome
 
 _PATHS = typer.Argument(..., metavar="PATH…", help="HF folders, hub ids, Nanotron checkpoints, or folders of them.")
 _RESULTS = typer.Argument(..., metavar="DIR", help="Folder of results: what `zagreus evaluate` was given as --output.")
@@ -200,7 +200,7 @@ def _prepare_process() -> None:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
-def _say(outcome: Outcome) -> None:
+def _say(outcome: TaskOutcome) -> None:
     """Tell on stderr what became of one (model, task)."""
     from rich.console import Console
 
@@ -248,7 +248,7 @@ def _print_tables(tables: list[Table], output_format: str) -> None:
             print(as_markdown(table) if output_format == "markdown" else as_csv(table), end="")
 
 
-def _raise_failures(outcomes: list[Outcome]) -> None:
+def _raise_failures(outcomes: list[TaskOutcome]) -> None:
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         from nanotron_zagreus.errors import WorkError

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanotron_zagreus.data.tokenization import Outcome
+    from nanotron_zagreus.data.tokenization import TokenizationOutcome
 
 
-def print_outcome(output: Path, outcome: Outcome) -> None:
+def print_outcome(output: Path, outcome: TokenizationOutcome) -> None:
     """Print one line about a source, and a line for every reason why tasks encoded with tokenizers."""
     encoders = " and ".join(outcome.encoders) or "nothing"
     empty = f" ({outcome.empty:,} empty ones left out)" if outcome.empty else ""

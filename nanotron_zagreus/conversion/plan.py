@@ -34,7 +34,7 @@ _SMALL_FILES_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ConversionPlan:
     """A conversion whose every input has been checked."""
 
     source: SourceCheckpoint
@@ -78,7 +78,7 @@ def plan_conversion(
     gguf: GGUFType | None,
     card: CardDetails | None,
     results: Path | None,
-) -> Plan:
+) -> ConversionPlan:
     """Return what is to be written; the arguments are those of `to_hf.convert_checkpoint`.
 
     Raises:
@@ -90,7 +90,7 @@ def plan_conversion(
     if gguf is not None:
         check_gguf(arch, files, gguf)
     scores, more = _own_scores(results, source, out, card)
-    return Plan(
+    return ConversionPlan(
         source=source,
         tokenizer=files,
         arch=arch,

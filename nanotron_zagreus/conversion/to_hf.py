@@ -19,7 +19,7 @@ from nanotron_zagreus.conversion.gguf_export import GGUFType, write_gguf
 from nanotron_zagreus.conversion.hf_config import generation_config, hf_config, write_json
 from nanotron_zagreus.conversion.hf_weights import write_weights
 from nanotron_zagreus.conversion.model_card import CardDetails, write_model_card
-from nanotron_zagreus.conversion.plan import Plan, SpecialTokens, plan_conversion
+from nanotron_zagreus.conversion.plan import ConversionPlan, SpecialTokens, plan_conversion
 from nanotron_zagreus.conversion.progress import Progress, silent
 from nanotron_zagreus.conversion.record import RECORD_FILE, ConversionRecord, WrittenFile, last_part
 from nanotron_zagreus.conversion.staging import check_destination, check_space, staged_folder
@@ -90,7 +90,9 @@ def convert_checkpoint(
         return _fill(folder, plan, max_file_bytes, verify, progress)
 
 
-def _fill(folder: Path, plan: Plan, max_file_bytes: int | None, verify: bool, report: Progress) -> ConversionRecord:
+def _fill(
+    folder: Path, plan: ConversionPlan, max_file_bytes: int | None, verify: bool, report: Progress
+) -> ConversionRecord:
     """Write everything into ``folder``, prove it, and return the record."""
     weights = write_weights(folder, plan.specs, _producer(plan, report), max_file_bytes)
     write_json(folder / "config.json", hf_config(plan.arch, plan.dtype))
@@ -111,7 +113,7 @@ def _fill(folder: Path, plan: Plan, max_file_bytes: int | None, verify: bool, re
     return record
 
 
-def _producer(plan: Plan, report: Progress) -> Callable[[str], torch.Tensor]:
+def _producer(plan: ConversionPlan, report: Progress) -> Callable[[str], torch.Tensor]:
     """Return what gives each Hugging Face tensor when its turn comes to be written."""
     rows = hf_rows(plan.arch)
     done = 0
@@ -125,7 +127,7 @@ def _producer(plan: Plan, report: Progress) -> Callable[[str], torch.Tensor]:
     return produce
 
 
-def _record(plan: Plan, weights: tuple[WrittenFile, ...], notices: tuple[str, ...]) -> ConversionRecord:
+def _record(plan: ConversionPlan, weights: tuple[WrittenFile, ...], notices: tuple[str, ...]) -> ConversionRecord:
     source = plan.source
     return ConversionRecord(
         checkpoint=last_part(source.path),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.data.plan_file import plan_path, read_plan
-from nanotron_zagreus.data.progress import read_results
+from nanotron_zagreus.data.progress import read_task_results
 from nanotron_zagreus.data.shard_file import shard_name
 from nanotron_zagreus.data.shards import read_shard
 from nanotron_zagreus.errors import InputError
@@ -48,7 +48,7 @@ def missing_parts(folder: Path, names: Collection[str]) -> list[str]:
 def changed_shards(folder: Path) -> list[str]:
     """Return a sentence for every shard in ``folder`` that has not the tokens its task says it wrote."""
     problems = []
-    for rank, result in sorted(read_results(folder / "logs" / "results", _num_tasks(folder)).items()):
+    for rank, result in sorted(read_task_results(folder / "logs" / "results", _num_tasks(folder)).items()):
         path = folder / shard_name(rank)
         if not result.get("done") or not path.is_file():
             continue
@@ -63,7 +63,7 @@ def changed_shards(folder: Path) -> list[str]:
 
 def num_left_out(folder: Path) -> int:
     """Return how many documents or files the tokenization into ``folder`` could not read, as far as its logs tell."""
-    results = read_results(folder / "logs" / "results", _num_tasks(folder)).values()
+    results = read_task_results(folder / "logs" / "results", _num_tasks(folder)).values()
     counted = sum(result.get("failures", 0) for result in results)
     return counted or sum(
         len(path.read_text(encoding="utf-8").splitlines()) for path in (folder / "logs" / "failures").glob("*.jsonl")

@@ -44,7 +44,7 @@ def read_progress(output: Path) -> FolderProgress:
             f"--output: {output} holds no tokenization; check the path (a recipe has a folder for each source)"
         )
     tasks = plan["tasks"]
-    results = read_results(logs / "results", len(tasks)).values()
+    results = read_task_results(logs / "results", len(tasks)).values()
     return FolderProgress(
         output=str(output),
         num_tasks=len(tasks),
@@ -58,7 +58,7 @@ def read_progress(output: Path) -> FolderProgress:
     )
 
 
-def read_results(folder: Path, num_tasks: int) -> dict[int, dict[str, Any]]:
+def read_task_results(folder: Path, num_tasks: int) -> dict[int, dict[str, Any]]:
     """Return what each task that has begun wrote about itself, by rank."""
     results = {}
     for path in folder.glob("[0-9]*.json"):

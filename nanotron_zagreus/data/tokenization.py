@@ -13,7 +13,7 @@ from typing import Any
 
 from nanotron_zagreus.data.corpus import HubDataset
 from nanotron_zagreus.data.plan_file import plan_path, read_plan
-from nanotron_zagreus.data.progress import read_failures, read_results
+from nanotron_zagreus.data.progress import read_failures, read_task_results
 from nanotron_zagreus.data.shard_file import shard_name
 from nanotron_zagreus.data.shards import read_shard
 from nanotron_zagreus.data.tokenization_plan import Preparation, available_cores
@@ -21,7 +21,7 @@ from nanotron_zagreus.errors import InputError, WorkError
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TokenizationOutcome:
     """What stands in the output folder after a run."""
 
     num_tasks: int
@@ -64,7 +64,7 @@ def make_pipeline(prepared: Preparation, *, parallel: bool = False) -> list[Any]
 
 def tokenize_locally(
     prepared: Preparation, *, workers: int | None = None, on_progress: Callable[[int, int], None] | None = None
-) -> Outcome:
+) -> TokenizationOutcome:
     """Run what is missing on this machine.
 
     Args:
@@ -90,7 +90,9 @@ def tokenize_locally(
     def poll() -> None:
         if on_progress is not None:
             on_progress(
-                sum(result["bytes_read"] for result in read_results(prepared.results, prepared.num_tasks).values()),
+                sum(
+                    result["bytes_read"] for result in read_task_results(prepared.results, prepared.num_tasks).values()
+                ),
                 total,
             )
 
@@ -105,11 +107,11 @@ def tokenize_locally(
     return summarize(prepared)
 
 
-def summarize(prepared: Preparation) -> Outcome:
+def summarize(prepared: Preparation) -> TokenizationOutcome:
     """Return what the tasks have done so far, in this run and before."""
-    results = [result for result in read_results(prepared.results, prepared.num_tasks).values() if result["done"]]
+    results = [result for result in read_task_results(prepared.results, prepared.num_tasks).values() if result["done"]]
     complete = len(list((prepared.logs / "completions").glob("*")))
-    return Outcome(
+    return TokenizationOutcome(
         num_tasks=prepared.num_tasks,
         num_complete=complete,
         documents=sum(result["documents"] for result in results),
@@ -123,7 +125,7 @@ def summarize(prepared: Preparation) -> Outcome:
     )
 
 
-def problems_of(prepared: Preparation, outcome: Outcome, *, max_failures: int = 0) -> list[str]:
+def problems_of(prepared: Preparation, outcome: TokenizationOutcome, *, max_failures: int = 0) -> list[str]:
     """Return a sentence for what a finished source lacks: documents that were left out, or any document at all.
 
     Args:
@@ -149,7 +151,7 @@ def problems_of(prepared: Preparation, outcome: Outcome, *, max_failures: int = 
 
 def forget_lost_shards(prepared: Preparation) -> None:
     """Take back the completion mark of tasks whose result or shard is gone or damaged, so that they are done again."""
-    results = read_results(prepared.results, prepared.num_tasks)
+    results = read_task_results(prepared.results, prepared.num_tasks)
     for rank in range(prepared.num_tasks):
         if rank not in results or not _left_what_it_says(prepared.job.output / shard_name(rank), results[rank]):
             (prepared.logs / "completions" / f"{rank:05d}").unlink(missing_ok=True)
@@ -162,7 +164,7 @@ def list_failures(prepared: Preparation) -> list[dict[str, Any]]:
 
 def forget_failed(prepared: Preparation) -> None:
     """Take back the completion mark of tasks that left something out, so that they are done again."""
-    for rank, result in read_results(prepared.results, prepared.num_tasks).items():
+    for rank, result in read_task_results(prepared.results, prepared.num_tasks).items():
         if result["failures"]:
             (prepared.logs / "completions" / f"{rank:05d}").unlink(missing_ok=True)
 

@@ -53,7 +53,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EvaluationPlan:
     """What is to be done for one model."""
 
     subject: Subject
@@ -64,7 +64,7 @@ class Plan:
     finished: tuple[TaskResult, ...]
 
 
-def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
+def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> EvaluationPlan:
     """Return what is left to do for ``subject``; refuse results of other files under its label."""
     settings, manager, names = tasks.settings, tasks.manager, tasks.names
     fingerprint = subject_fingerprint(subject, settings.tokenizer)
@@ -94,7 +94,7 @@ def make_plan(subject: Subject, tasks: TaskSet, output: Path) -> Plan:
     finished = tuple(newest_results(fitting))
     done = {result.task for result in finished}
     pending = tuple(name for name in names if name not in done)
-    return Plan(subject=subject, fingerprint=fingerprint, data=prints, pending=pending, finished=finished)
+    return EvaluationPlan(subject=subject, fingerprint=fingerprint, data=prints, pending=pending, finished=finished)
 
 
 def current_conditions(tasks: TaskSet, name: str) -> Conditions:

@@ -11,7 +11,7 @@ from nanotron_zagreus.evaluation.batching import check_batch_size, check_dtype, 
 from nanotron_zagreus.evaluation.extras import require
 from nanotron_zagreus.evaluation.model_folders import fetch_hub_models
 from nanotron_zagreus.evaluation.planning import Settings
-from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
+from nanotron_zagreus.evaluation.runner import TaskOutcome, evaluate_subjects
 from nanotron_zagreus.evaluation.subjects import find_subjects
 from nanotron_zagreus.evaluation.suites import find_suite
 from nanotron_zagreus.evaluation.task_set import TaskSet
@@ -31,7 +31,9 @@ class EvaluationRequest(Settings):
     """Shots for ``tasks``; those of a suite are the suite's."""
 
 
-def run_request(request: EvaluationRequest, report: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
+def run_request(
+    request: EvaluationRequest, report: Callable[[TaskOutcome], None] = lambda outcome: None
+) -> list[TaskOutcome]:
     """Evaluate what ``request`` asks for and return the outcome of every (model, task).
 
     Raises:

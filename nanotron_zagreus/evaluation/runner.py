@@ -18,7 +18,7 @@ from nanotron_zagreus.conversion.eval_scores import OWN_SECTION
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.leaderboard_rules import context_rule
 from nanotron_zagreus.evaluation.model_folders import CONVERTED, forget_converted, hf_folder
-from nanotron_zagreus.evaluation.planning import Plan, Settings, make_plan
+from nanotron_zagreus.evaluation.planning import EvaluationPlan, Settings, make_plan
 from nanotron_zagreus.evaluation.quiet import quiet_lm_eval
 from nanotron_zagreus.evaluation.results import TaskResult, read_file, write_results
 from nanotron_zagreus.evaluation.subjects import Subject
@@ -33,7 +33,7 @@ Status = Literal["done", "skipped", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TaskOutcome:
     """What became of one (model, task)."""
 
     label: str
@@ -51,8 +51,8 @@ def evaluate_subjects(
     subjects: Sequence[Subject],
     tasks: TaskSet,
     output: Path,
-    report: Callable[[Outcome], None] = lambda outcome: None,
-) -> list[Outcome]:
+    report: Callable[[TaskOutcome], None] = lambda outcome: None,
+) -> list[TaskOutcome]:
     """Evaluate every model on every task that ``output`` does not hold yet.
 
     Args:
@@ -65,9 +65,9 @@ def evaluate_subjects(
         InputError: data is missing, or ``output`` holds results of other files under a model's label.
     """
     plans = [make_plan(subject, tasks, output) for subject in subjects]
-    outcomes: list[Outcome] = []
+    outcomes: list[TaskOutcome] = []
 
-    def note(outcome: Outcome) -> None:
+    def note(outcome: TaskOutcome) -> None:
         outcomes.append(replace(outcome, number=len(outcomes) + 1, total=len(plans) * len(tasks.names)))
         report(outcomes[-1])
 
@@ -75,13 +75,15 @@ def evaluate_subjects(
     with quiet_lm_eval():
         for plan in plans:
             for result in plan.finished:
-                note(Outcome(label=plan.subject.label, task=result.task, status="skipped", result=result))
+                note(TaskOutcome(label=plan.subject.label, task=result.task, status="skipped", result=result))
             for outcome in _evaluate(plan, loaded, output, tasks.settings):
                 note(outcome)
     return outcomes
 
 
-def _evaluate(plan: Plan, tasks: dict[str, ConfigurableTask], output: Path, settings: Settings) -> Iterator[Outcome]:
+def _evaluate(
+    plan: EvaluationPlan, tasks: dict[str, ConfigurableTask], output: Path, settings: Settings
+) -> Iterator[TaskOutcome]:
     """Evaluate one model's pending tasks; the model is gone from memory at the end."""
     if not plan.pending:
         return
@@ -92,17 +94,17 @@ def _evaluate(plan: Plan, tasks: dict[str, ConfigurableTask], output: Path, sett
     except Exception as error:
         text = f"the model could not be loaded: {type(error).__name__}: {error}"
         _forget(plan, output, settings)
-        yield from (Outcome(label=label, task=name, status="failed", error=text) for name in plan.pending)
+        yield from (TaskOutcome(label=label, task=name, status="failed", error=text) for name in plan.pending)
         return
     try:
         for name in plan.pending:
             begin = time.monotonic()
             try:
                 result = _evaluate_task(plan, model, tasks[name], output, settings)
-                outcome = Outcome(label=label, task=name, status="done", result=result)
+                outcome = TaskOutcome(label=label, task=name, status="done", result=result)
             except Exception as error:
                 logging.getLogger(__name__).debug("task %s failed", name, exc_info=True)
-                outcome = Outcome(label=label, task=name, status="failed", error=f"{type(error).__name__}: {error}")
+                outcome = TaskOutcome(label=label, task=name, status="failed", error=f"{type(error).__name__}: {error}")
             yield replace(outcome, seconds=time.monotonic() - begin)
     finally:
         del model
@@ -110,14 +112,14 @@ def _evaluate(plan: Plan, tasks: dict[str, ConfigurableTask], output: Path, sett
         _forget(plan, output, settings)
 
 
-def _forget(plan: Plan, output: Path, settings: Settings) -> None:
+def _forget(plan: EvaluationPlan, output: Path, settings: Settings) -> None:
     """Delete the converted copy of the model unless it is to be kept for the next evaluation."""
     if not settings.keep_converted:
         forget_converted(plan.subject, output / CONVERTED)
 
 
 def _evaluate_task(
-    plan: Plan, model: ShotFittingLM, task: ConfigurableTask, output: Path, settings: Settings
+    plan: EvaluationPlan, model: ShotFittingLM, task: ConfigurableTask, output: Path, settings: Settings
 ) -> TaskResult:
     """Evaluate one task, write its results file and return what it says."""
     from nanotron_zagreus.evaluation.task_run import run_task, tracker_of

@@ -13,7 +13,7 @@ from nanotron_zagreus.checkpoints.layout import JOB_FILE, LATEST_FILE, METRICS_F
 from nanotron_zagreus.checkpoints.outcome import read_outcome
 from nanotron_zagreus.errors import InputError, VerificationError, WorkError
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, prepare
-from nanotron_zagreus.evaluation.runner import Outcome, evaluate_subjects
+from nanotron_zagreus.evaluation.runner import TaskOutcome, evaluate_subjects
 from nanotron_zagreus.evaluation.subjects import find_subjects, is_checkpoint
 from nanotron_zagreus.evaluation.task_set import TaskSet
 from nanotron_zagreus.job_queue import unfinished_jobs
@@ -26,11 +26,11 @@ def follow_training(
     request: EvaluationRequest,
     show: Callable[[], None],
     *,
-    report: Callable[[Outcome], None] = lambda outcome: None,
+    report: Callable[[TaskOutcome], None] = lambda outcome: None,
     tell: Callable[[str], None] = lambda line: None,
     interval_seconds: float = 30.0,
     give_up_after_hours: float = 24.0,
-) -> list[Outcome]:
+) -> list[TaskOutcome]:
     """Evaluate every checkpoint under ``checkpoints``, waiting for more until the training has finished.
 
     Args:
@@ -58,7 +58,7 @@ def follow_training(
     if not checkpoints.is_dir():
         raise InputError(f"--watch {checkpoints}: no such folder; give the training's checkpoints_path")
     tasks = prepare(request)
-    outcomes: list[Outcome] = []
+    outcomes: list[TaskOutcome] = []
     seen: set[str] = set()
     unshown: Exception | None = None
     patience = _Patience(checkpoints, give_up_after_hours)
@@ -167,15 +167,15 @@ def _records(checkpoints: Path) -> list[Path]:
 
 
 def _evaluate(
-    path: Path, tasks: TaskSet, output: Path, report: Callable[[Outcome], None], tell: Callable[[str], None]
-) -> list[Outcome]:
+    path: Path, tasks: TaskSet, output: Path, report: Callable[[TaskOutcome], None], tell: Callable[[str], None]
+) -> list[TaskOutcome]:
     """Evaluate one checkpoint; nothing comes of one that the training deletes meanwhile to keep only the newest.
 
     One that cannot be evaluated, damaged or at odds with results under its name, fails by itself: others follow it.
     """
-    failures: list[Outcome] = []
+    failures: list[TaskOutcome] = []
 
-    def report_or_wait(outcome: Outcome) -> None:
+    def report_or_wait(outcome: TaskOutcome) -> None:
         if outcome.status == "failed":
             failures.append(outcome)
         else:
@@ -187,7 +187,7 @@ def _evaluate(
     except (InputError, VerificationError, OSError) as error:
         if is_checkpoint(path):
             failed = [
-                Outcome(
+                TaskOutcome(
                     label=path.name, task=name, status="failed", error=str(error), number=number, total=len(tasks.names)
                 )
                 for number, name in enumerate(tasks.names, start=1)

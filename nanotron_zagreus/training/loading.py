@@ -88,7 +88,7 @@ def _step_device(base: Any, param: torch.Tensor) -> torch.device:
     return param.device if base.defaults.get("fused") else torch.device("cpu")
 
 
-def restore_random_state(point: ResumePoint, ranks: RankLayout) -> bool:
+def load_random_state(point: ResumePoint, ranks: RankLayout) -> bool:
     """Restore this rank's generators; return False when the topology changed and there is none to restore."""
     if ranks.topology != point.topology:
         return False

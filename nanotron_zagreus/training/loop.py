@@ -14,7 +14,7 @@ from nanotron_zagreus.data.mixture import Mixture
 from nanotron_zagreus.errors import WorkError
 from nanotron_zagreus.training.control import Request, StepControl
 from nanotron_zagreus.training.guards import check_replicas
-from nanotron_zagreus.training.loading import restore_random_state
+from nanotron_zagreus.training.loading import load_random_state
 from nanotron_zagreus.training.lost_rank import lost_rank
 from nanotron_zagreus.training.outcomes import write_as_possible
 from nanotron_zagreus.training.ranks import layout_of
@@ -69,7 +69,7 @@ class TrainingLoop:
             timeout_seconds=config.zagreus.guards.hang_timeout_seconds,
         )
         self.trainer.at = lambda place: self.watchdog.at(f"step {self.trainer.iteration_step}: {place}")
-        if resume is not None and not restore_random_state(resume, self.ranks):
+        if resume is not None and not load_random_state(resume, self.ranks):
             self.trainer.say("The topology changed: random states start anew from the seed (the model draws none)")
 
     def run(self) -> Outcome:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.evaluation.requests import EvaluationRequest
-from nanotron_zagreus.evaluation.runner import Outcome
+from nanotron_zagreus.evaluation.runner import TaskOutcome
 
 QUIZ = """\
 task: quiz
@@ -38,7 +38,7 @@ def request(models: Path, output: Path, **changes: Any) -> EvaluationRequest:
     return EvaluationRequest(**{"paths": (str(models),), "output": output, "device": "cpu", **changes})
 
 
-def by_status(outcomes: list[Outcome]) -> dict[str, list[tuple[str, str]]]:
+def by_status(outcomes: list[TaskOutcome]) -> dict[str, list[tuple[str, str]]]:
     """Return the (model, task) pairs by what became of them."""
     found: dict[str, list[tuple[str, str]]] = {}
     for outcome in outcomes:

@@ -18,7 +18,7 @@ pytest.importorskip("lm_eval")
 from nanotron_zagreus.errors import InputError
 from nanotron_zagreus.evaluation.requests import EvaluationRequest, run_request
 from nanotron_zagreus.evaluation.results import newest_results, read_results
-from nanotron_zagreus.evaluation.runner import Outcome
+from nanotron_zagreus.evaluation.runner import TaskOutcome
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(own_tasks: Path, models: Path, tmp_path: Path) -> None:
     asked = request(models, tmp_path, tasks=("quiz", "heldout"), include_paths=(own_tasks,))
 
-    def stop_after_three(outcome: Outcome) -> None:
+    def stop_after_three(outcome: TaskOutcome) -> None:
         if outcome.number == 3:
             raise KeyboardInterrupt
 

@@ -15,7 +15,7 @@ import pytest
 
 from nanotron_zagreus.data.shards import list_shards
 from nanotron_zagreus.data.tokenization import (
-    Outcome,
+    TokenizationOutcome,
     list_failures,
     make_pipeline,
     problems_of,
@@ -48,7 +48,7 @@ def job_of(corpus: Path, output: Path, tokenizer: str, **options: Any) -> Tokeni
     return TokenizationJob(inputs=(str(corpus),), output=output, tokenizer=tokenizer, **options)
 
 
-def run(job: TokenizationJob, workers: int = 2) -> Outcome:
+def run(job: TokenizationJob, workers: int = 2) -> TokenizationOutcome:
     return tokenize_locally(prepare(job), workers=workers)
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nanotron_zagreus.checkpoints.outcome import Outcome as TrainingOutcome
-from nanotron_zagreus.checkpoints.outcome import write_outcome
+from nanotron_zagreus.checkpoints.outcome import Outcome, write_outcome
 from nanotron_zagreus.errors import InputError, WorkError
 from nanotron_zagreus.evaluation import watching
 from nanotron_zagreus.evaluation.requests import EvaluationRequest
-from nanotron_zagreus.evaluation.runner import Outcome
+from nanotron_zagreus.evaluation.runner import TaskOutcome
 
 HOUR = 3600
 
@@ -51,9 +50,9 @@ class Watch:
             give_up_after_hours=patience,
         )  # fmt: skip
 
-    def _evaluate(self, path: Path, *_: object) -> list[Outcome]:
+    def _evaluate(self, path: Path, *_: object) -> list[TaskOutcome]:
         self.evaluated.append(path.name)
-        return [Outcome(label=path.name, task="arc_pt", status="done")]
+        return [TaskOutcome(label=path.name, task="arc_pt", status="done")]
 
     def _nap(self, seconds: float) -> None:
         self.naps += 1
@@ -147,7 +146,7 @@ def test_a_table_that_cannot_be_shown_ends_no_watch(
 
     def train_meanwhile(_: float) -> None:
         (watch.checkpoints / "2000").mkdir()
-        write_outcome(watch.checkpoints, TrainingOutcome(why="finished", step=2000, checkpoint=None))
+        write_outcome(watch.checkpoints, Outcome(why="finished", step=2000, checkpoint=None))
 
     monkeypatch.setattr(watching.time, "sleep", train_meanwhile)
     if lasting:

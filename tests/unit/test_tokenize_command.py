@@ -120,7 +120,7 @@ def test_what_a_recipe_says_itself_is_refused_beside_it(option, source, tmp_path
 def fake_tokenization(monkeypatch, fail):
     """Replace the work by one that fails for the folders whose path holds ``fail``; return what was begun."""
     from nanotron_zagreus.data import tokenization
-    from nanotron_zagreus.data.tokenization import Outcome
+    from nanotron_zagreus.data.tokenization import TokenizationOutcome
     from nanotron_zagreus.errors import WorkError
 
     begun = []
@@ -129,7 +129,7 @@ def fake_tokenization(monkeypatch, fail):
         begun.append(prepared.job.output.parent.name)
         if fail in str(prepared.job.output):
             raise WorkError("1 of 2 tasks did not finish")
-        return Outcome(2, 2, 5, 50, 0, 3, ("tokenizers",), (), ("gigatoken is not installed",))
+        return TokenizationOutcome(2, 2, 5, 50, 0, 3, ("tokenizers",), (), ("gigatoken is not installed",))
 
     monkeypatch.setattr(tokenization, "tokenize_locally", work)
     return begun
@@ -150,7 +150,7 @@ def test_as_many_documents_may_be_unreadable_as_the_user_says(
     def work(prepared, **_):
         (prepared.logs / "failures").mkdir()
         (prepared.logs / "failures" / "00000.jsonl").write_text("\n".join(lines))
-        return tokenization.Outcome(2, 2, 5, 50, 2, 0, ("tokenizers",), (), (), num_cut)
+        return tokenization.TokenizationOutcome(2, 2, 5, 50, 2, 0, ("tokenizers",), (), (), num_cut)
 
     monkeypatch.setattr(tokenization, "tokenize_locally", work)
     assert run([*source, *options]) == code
