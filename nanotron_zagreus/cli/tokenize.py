@@ -77,6 +77,11 @@ def tokenize(
     _check_choices(encoder, executor, runs_here=slurm_env_command is None and not status)
     if output is None:
         raise InputError("--output: missing; name the folder to write shards into")
+    if max_failures and executor == "slurm":
+        raise InputError(
+            f"--max-failures: got {max_failures} with --executor slurm, whose exit code tells of the submission alone; "
+            "leave it out, and ask by --status how many documents were left out"
+        )
     chosen: dict[str, Any] = {"inputs": tuple(input or ()), "tokenizer": tokenizer, "bos": bos, "eos": eos}
     chosen |= {"num_tasks": tasks, "encoder": encoder}
     single = {"text_column": text_column, "bos_token": bos_token, "eos_token": eos_token}

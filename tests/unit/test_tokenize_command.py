@@ -205,3 +205,9 @@ def test_an_encoder_that_is_not_installed_is_refused_before_any_task(source, tmp
     assert run([*source, "--encoder", "gigatoken", *executor]) == 2
     assert "--encoder: gigatoken is not installed; `pip install" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_failures_are_not_allowed_for_where_nobody_would_count_them(source, slurm, capsys):
+    """A job array's tasks end as they end; what a source lacks is asked of the folder."""
+    assert submit(source, "--max-failures", "3") == 2
+    assert "--max-failures: got 3" in capsys.readouterr().err and not (slurm / "sbatch.calls").exists()
