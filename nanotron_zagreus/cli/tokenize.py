@@ -74,14 +74,9 @@ def tokenize(
     # Longer than other functions for its options alone: typer reads them from the signature.
     from nanotron_zagreus.errors import InputError
 
-    _check_choices(encoder, executor, runs_here=slurm_env_command is None and not status)
+    _check_choices(encoder, executor, max_failures, runs_here=slurm_env_command is None and not status)
     if output is None:
         raise InputError("--output: missing; name the folder to write shards into")
-    if max_failures and executor == "slurm":
-        raise InputError(
-            f"--max-failures: got {max_failures} with --executor slurm, whose exit code tells of the submission alone; "
-            "leave it out, and ask by --status how many documents were left out"
-        )
     chosen: dict[str, Any] = {"inputs": tuple(input or ()), "tokenizer": tokenizer, "bos": bos, "eos": eos}
     chosen |= {"num_tasks": tasks, "encoder": encoder}
     single = {"text_column": text_column, "bos_token": bos_token, "eos_token": eos_token}
@@ -100,12 +95,18 @@ def tokenize(
         _run_here(jobs, workers=workers, redo_failed=redo_failed, max_failures=max_failures, as_json=as_json)
 
 
-def _check_choices(encoder: str, executor: str, *, runs_here: bool) -> None:
-    """Refuse unknown choices, and an encoder that is not installed where the tasks run in this environment."""
+def _check_choices(encoder: str, executor: str, max_failures: int, *, runs_here: bool) -> None:
+    """Refuse unknown choices, one without effect, and an encoder that is missing where the tasks run here."""
     from nanotron_zagreus.cli.reporting import check_choice
+    from nanotron_zagreus.errors import InputError
 
     check_choice("--encoder", encoder, ("auto", "tokenizers", "gigatoken"))
     check_choice("--executor", executor, ("local", "slurm"))
+    if max_failures and executor == "slurm":
+        raise InputError(
+            f"--max-failures: got {max_failures} with --executor slurm, whose exit code tells of the submission alone; "
+            "leave it out, and ask by --status how many documents were left out"
+        )
     if encoder == "gigatoken" and runs_here:
         from nanotron_zagreus.data.encoders import require_gigatoken
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import yaml
@@ -41,7 +41,7 @@ def parse_yaml(text: str, origin: str) -> dict[str, Any]:
     return data
 
 
-def section_of(data: dict[str, Any], name: str) -> dict[str, Any]:
+def section_of(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a section of plain data that nobody has checked; empty where there is none, or something else there."""
     section = data.get(name)
     return section if isinstance(section, dict) else {}

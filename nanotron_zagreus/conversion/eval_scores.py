@@ -131,8 +131,7 @@ def result_files(folder: Path, pattern: str) -> list[Path]:
 
 def model_arguments(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return lm-eval's --model_args that a result file records, as text or as a mapping; empty where it has none."""
-    config = data.get("config")
-    arguments = config.get("model_args") if isinstance(config, dict) else None
+    arguments = section_of(data, "config").get("model_args")
     if isinstance(arguments, str):
         return dict(part.partition("=")[::2] for part in arguments.split(","))
     return arguments if isinstance(arguments, dict) else {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanotron_zagreus.data.plan_file import plan_path, read_plan
-from nanotron_zagreus.data.progress import read_task_results
+from nanotron_zagreus.data.progress import read_failures, read_task_results
 from nanotron_zagreus.data.shard_file import shard_name
 from nanotron_zagreus.data.shards import read_shard
 from nanotron_zagreus.errors import InputError
@@ -65,9 +65,7 @@ def num_left_out(folder: Path) -> int:
     """Return how many documents or files the tokenization into ``folder`` could not read, as far as its logs tell."""
     results = read_task_results(folder / "logs" / "results", _num_tasks(folder)).values()
     counted = sum(result.get("failures", 0) for result in results)
-    return counted or sum(
-        len(path.read_text(encoding="utf-8").splitlines()) for path in (folder / "logs" / "failures").glob("*.jsonl")
-    )
+    return counted or len(read_failures(folder / "logs" / "failures"))
 
 
 def _num_tasks(folder: Path) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nanotron_zagreus.config.yaml_text import section_of
 from nanotron_zagreus.conversion.eval_scores import model_arguments
 
 PLAIN_CONTEXT = "lm-eval"
@@ -50,6 +51,6 @@ def read_conditions(data: Mapping[str, Any], own: Mapping[str, Any], task: str) 
 
 
 def _dtypes(data: Mapping[str, Any]) -> frozenset[str]:
-    config = data.get("config") or {}
+    config = section_of(data, "config")
     asked = model_arguments(data).get("dtype", "auto" if config.get("model") == "hf" else None)  # lm-eval's own default
     return frozenset(str(dtype).removeprefix("torch.") for dtype in (asked, config.get("model_dtype")) if dtype)

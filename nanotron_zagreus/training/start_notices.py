@@ -32,10 +32,11 @@ def start_notices(config: Config, *, goes_on: bool) -> tuple[str, ...]:
 
 def _idle_exclusions(config: Config) -> list[str]:
     """Return a sentence about the exceptions from weight decay that match no parameter."""
-    model = config.model.model_config
+    patterns, model = config.optimizer.weight_decay_exclude_named_params, config.model.model_config
+    if not patterns:
+        return []
     values = {field.name: getattr(model, field.name) for field in dataclasses.fields(Architecture)}
     names = nanotron_shapes(Architecture(**{**values, **_NEEDLESS, "num_key_value_heads": model.kv_heads}))
-    patterns = config.optimizer.weight_decay_exclude_named_params
     idle = [repr(pattern) for pattern in patterns if not any(re.match(pattern, name) for name in names)]
     if not idle:
         return []
