@@ -68,7 +68,7 @@ def build_library(folder: Path) -> Path:
 def count_step(side: str, micro_batch_size: int, library: str) -> dict[str, Any]:
     """Return a side's figures; this process has the stand-in loaded."""
     from benchmarks.train_step_sides import build, is_compiled
-    from nanotron_zagreus.model import attention_choice, linear_cross_entropy
+    from nanotron_zagreus.model import attention_choice, compile_workers, linear_cross_entropy
 
     # Timing kernels that do not run says nothing, nor does trying whether one adds in place (a GPU's does).
     attention_choice.fastest = lambda *_: attention_choice.AttentionChoice("flash", "named by the benchmark")
@@ -86,6 +86,7 @@ def count_step(side: str, micro_batch_size: int, library: str) -> dict[str, Any]
         started = time.process_time()
         step()
         seconds.append(time.process_time() - started)
+    compile_workers.end_with_this_process()  # the peers' too
     return {
         "attention": attention,
         "compiled": is_compiled(side, config)[0],

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from nanotron_zagreus.model.compile_workers import end_with_this_process
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,7 +61,9 @@ class RegionalCompile:
             self.is_eager = True
             _warn_once(self._what, " ".join(line.strip() for line in str(error).strip().splitlines()[:2]))
             return self._function(*arguments)
-        self._has_worked = True
+        if not self._has_worked:
+            self._has_worked = True
+            end_with_this_process()
         return out
 
 

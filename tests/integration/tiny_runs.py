@@ -146,8 +146,9 @@ def launch_command(configs: Sequence[Path | str], num_processes: int, worker: Pa
 
 
 def launch_environment() -> dict[str, str]:
-    """Return the environment of a launch: one thread per rank."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    """Return the environment of a launch: one thread per rank, and the package found where it is not installed."""
+    folders = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(folders)}
 
 
 def environment_without_checkout() -> dict[str, str]:

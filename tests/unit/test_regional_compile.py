@@ -20,7 +20,7 @@ BATCH, SEQUENCE, HEAD_DIM = 2, 48, 16
 
 
 def layers(attention: str, count: int = 3) -> list[Any]:
-    """Return decoder layers of the same shape with different weights."""
+    """Return decoder layers of one shape with different weights, of one model: torch 2.11 compiles once a group."""
     config = {
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -53,9 +53,9 @@ def test_one_compilation_serves_all_layers_steps_and_documents(engine: Any, atte
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     run = RegionalCompile(DecoderLayer._layer, backend=counter)
-    after_first_layer = 0
+    after_first_layer, decoder = 0, layers(attention)
     for step, num_documents in enumerate((1, 2, 5)):
-        for index, layer in enumerate(layers(attention)):
+        for index, layer in enumerate(decoder):
             hidden = torch.randn(BATCH, SEQUENCE, 64, requires_grad=True)
             inputs = (hidden, *layer.parameters())
             out = run(layer, hidden, positions(num_documents))
@@ -79,14 +79,14 @@ def test_validation_compiles_once_more_and_training_goes_on_with_what_it_had(eng
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     run = RegionalCompile(DecoderLayer._layer, backend=counter)
-    count = []
+    count, decoder = [], layers(attention, count=2)
     for _ in range(3):
-        for layer in layers(attention, count=2):
+        for layer in decoder:
             hidden = torch.randn(BATCH, SEQUENCE, 64, requires_grad=True)
             run(layer, hidden, positions(2)).sum().backward()
         count.append(counter.frame_count)
         with torch.no_grad():
-            for layer in layers(attention, count=2):
+            for layer in decoder:
                 run(layer, torch.randn(BATCH, SEQUENCE, 64), positions(3))
         count.append(counter.frame_count)
     # Graphs with and without a backward pass.
