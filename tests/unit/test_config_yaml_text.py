@@ -43,7 +43,6 @@ REFUSED = {
     "a Python object": ("a: !!python/object/apply:os.getcwd []", "tag"),
     "a list in itself": ("a: &a [*a]", "aliases"),
     "a bomb of aliases": (nested_aliases(30, 9), "aliases"),
-    "a bomb of merges": (nested_merges(9, 9), "merged"),
     "deep nesting": ("[" * 1200, "nested"),
     "five megabytes": ("a: " + "x" * 5_000_000, "bytes"),
 }
@@ -58,6 +57,17 @@ def test_strange_yaml_is_refused_within_a_second(name: str) -> None:
     assert time.process_time() - start < 1
     assert str(caught.value).startswith("run.yaml: ")
     assert len(str(caught.value)) < 600
+
+
+def test_a_bomb_of_merges_is_refused_or_harmless() -> None:
+    start = time.process_time()
+    try:
+        read = parse_yaml(nested_merges(9, 9), "run.yaml")
+    except InputError as error:  # PyYAML before 6.0.4 has every key once for each way to it
+        assert "merged" in str(error)
+    else:
+        assert read == {f"a{level}": {"x": 1} for level in range(9)}
+    assert time.process_time() - start < 1
 
 
 def test_ordinary_aliases_and_merges_work() -> None:
