@@ -11,6 +11,7 @@ STAMP := $(VENV)/.installed-from-lock
 GPU_TESTS = if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	$(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS) || test $$? = 5; fi
 PYTEST_ARGS ?=
+RESOLUTION ?= lowest-direct
 # Whatever brings the engine up, here or in a process it starts, or reads the engine's source.
 ENGINE_TESTS := $(patsubst %,tests/unit/test_%.py,arithmetic attention benchmarks config_pipeline engine engine_face \
 	engine_translation gradient_reduction gradients memory model_twin regional_compile step_log step_waits token_mean \
@@ -27,7 +28,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3 python; do \
 	$$candidate -c '$(IS_COVERED)' 2>/dev/null && echo $$candidate && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-main soak lint format lock slurm-packages clean
+.PHONY: help venv demo test test-main test-versions soak lint format lock slurm-packages clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,15 @@ test-main: $(STAMP)  ## The tests that train, on upstream main: make test-main N
 	  "give it a checkout of huggingface/nanotron (2411b022 is the commit studied)" >&2; exit 2; }
 	NANOTRON_SRC="$(abspath $(NANOTRON_SRC))" $(BIN)/python -m pytest $(ENGINE_TESTS) $(PYTEST_ARGS)
 	@export NANOTRON_SRC="$(abspath $(NANOTRON_SRC))"; $(GPU_TESTS)
+
+# uv resolves and installs; what it needs of the machine (an index, a mirror) it reads from UV_* variables.
+test-versions:  ## Every test with the oldest libraries that setup.py allows, in .venv-lowest-direct (RESOLUTION=highest: the newest)
+	$(PYTHON) -m venv --clear .venv-$(RESOLUTION)
+	.venv-$(RESOLUTION)/bin/python -m pip install --quiet uv setuptools wheel
+	.venv-$(RESOLUTION)/bin/uv pip install --quiet --python .venv-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) \
+	  ".[eval,fast,plots,gguf,tensorboard]" "pytest>=8.4" "hypothesis>=6.130"
+	.venv-$(RESOLUTION)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	PATH="$(CURDIR)/.venv-$(RESOLUTION)/bin:$$PATH" .venv-$(RESOLUTION)/bin/python -m pytest $(PYTEST_ARGS)
 
 soak: $(STAMP)  ## Kill a tiny training run at random moments 50 times and compare its end with an untouched run (~10 min)
 	$(BIN)/python -m benchmarks.soak

@@ -5,18 +5,16 @@ from __future__ import annotations
 import atexit
 import functools
 import sys
-from concurrent import futures
-
-_WAIT_SECONDS = 60
 
 
 def end_with_this_process() -> None:
     """Spare this process five minutes at its end; call it after something was compiled.
 
     Torch before 2.13 tells its workers to go when a process ends, and waits 300 s for them
-    (_inductor/compile_worker/subproc_pool.py). Workers started, or started again after a minute of nothing to do, for
-    kernels that all came from the cache have had no job; Python 3.12 and later cannot pass on the word then, because
-    the thread that would has yet to start (multiprocessing/queues.py). So they get a job.
+    (_inductor/compile_worker/subproc_pool.py). Workers that have only just started, or were started again after a
+    minute of nothing to do and for kernels that all came from the cache, have had no job. Python 3.12 and later cannot
+    pass on the word then: the thread that would has yet to start, and an ending process starts none
+    (concurrent/futures/process.py, multiprocessing/queues.py). So they are ended, as 2.13 does.
     """
     if "torch._inductor.async_compile" in sys.modules:
         _register()
@@ -27,13 +25,17 @@ def _register() -> None:
     """Come before torch's own handler, which its module registered when it was imported: the last goes first."""
     from torch._inductor.compile_worker import subproc_pool
 
-    if not hasattr(subproc_pool, "_terminate_process_pool"):  # what 2.13 ends them by
-        atexit.register(give_each_pool_a_job)
+    if not hasattr(subproc_pool, "_terminate_process_pool"):  # what 2.13 does it by
+        atexit.register(end_workers)
 
 
-def give_each_pool_a_job() -> None:
-    """Have each of torch's pools of compile workers do nothing once, and wait for it."""
+def end_workers() -> None:
+    """End torch's process of compile workers; its forks see that it is gone (compile_worker/utils.py)."""
     from torch._inductor import async_compile
+    from torch._inductor.compile_worker.subproc_pool import SubprocPool
 
-    jobs = [pool.submit(async_compile.AsyncCompile._get_ready) for pool in list(async_compile._pool_set)]
-    futures.wait(jobs, timeout=_WAIT_SECONDS)
+    for pool in list(async_compile._pool_set):
+        if isinstance(pool, SubprocPool) and pool.running:
+            pool.running = False  # else torch would take the end for an accident
+            pool.process.kill()
+            pool.process.wait()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers
+from transformers import AutoTokenizer
 
 from nanotron_zagreus.conversion.tokenizer_files import find_tokenizer, write_tokenizer
 from nanotron_zagreus.conversion.verify_tokenizer import verify_tokenizer
@@ -130,7 +131,7 @@ def test_an_end_of_text_that_only_the_model_names_is_named_for_the_tokenizer_too
 
 @pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast"])
 def test_llamas_class_gives_way_to_the_one_that_reads_the_file(tmp_path: Path, name: str) -> None:
-    """Transformers 4 adds <unk> where there is none, without a row; version 5 leaves out the file's normalizer."""
+    """Transformers 4 adds <unk> where there is none, without a row; 5.x later than 5.0 leaves out its normalizer."""
     tokens = ["<unk>", "▁", "▁▁", *(f"<0x{byte:02X}>" for byte in range(256))]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "▁")], byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
@@ -138,8 +139,9 @@ def test_llamas_class_gives_way_to_the_one_that_reads_the_file(tmp_path: Path, n
     (tmp_path / "llama").mkdir()
     tokenizer.save(str(tmp_path / "llama/tokenizer.json"))
     (tmp_path / "llama/tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, "unk_token": "<unk>"}))
-    with pytest.raises(VerificationError, match="LlamaTokenizer reads ' "):
-        verify_tokenizer(tmp_path / "llama", len(tokens))
+    if AutoTokenizer.from_pretrained(tmp_path / "llama").encode("  ") != tokenizer.encode("  ").ids:
+        with pytest.raises(VerificationError, match="LlamaTokenizer reads ' "):
+            verify_tokenizer(tmp_path / "llama", len(tokens))
     config, _ = written(tmp_path / "llama", tmp_path / "out")
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     verify_tokenizer(tmp_path / "out", len(tokens))

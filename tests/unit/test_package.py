@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections import defaultdict
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import click
@@ -133,6 +134,17 @@ def test_imports_run_downwards_only() -> None:
             elif room not in ALLOWED_IN.get(top, {room}):
                 wrong.append(f"{path.relative_to(ROOT)}: {room} imports {top}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    imported = {name.partition(".")[0] for path in PACKAGE.rglob("*.py") for name in _imported_modules(path)}
+    libraries = imported - set(sys.stdlib_module_names) - {"nanotron_zagreus"}
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in requires("nanotron-zagreus") or ()}
+    owners = packages_distributions()
+    installed = {name: {owner.lower().replace("_", "-") for owner in owners.get(name, ())} for name in libraries}
+    assert {
+        name: found for name, found in installed.items() if not (found or {name.replace("_", "-")}) & declared
+    } == {}
 
 
 def test_initializers_hold_no_logic() -> None:

@@ -49,12 +49,12 @@ def test_the_command_line_renders_without_writing(
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
-        ("convert", "--acept-tokenizer", "No such option: --acept-tokenizer"),
+        ("convert", "--acept-tokenizer", "No such option"),
         ("convert", "--vocab-size many", "valid int"),
         ("convert", "--help", "--help runs nothing; see `zagreus convert --help`"),
         ("convert", "another/folder", "unexpected extra argument"),
         ("convert", "--card my card.yaml", "values here cannot hold spaces"),
-        ("evaluate", "--bach-size 16", "No such option: --bach-size"),
+        ("evaluate", "--bach-size 16", "No such option"),
         ("evaluate", "--limit many", "valid"),
         ("evaluate", "another/folder", "--convert sets the evaluation's paths"),
         ("evaluate", "--include-path my tasks", "values here cannot hold spaces"),
