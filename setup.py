@@ -63,7 +63,7 @@ setup(
         "fast": ["gigatoken>=0.4"],
         "plots": ["matplotlib>=3.8"],
         "gguf": ["gguf>=0.16"],
-        "tensorboard": ["tensorboard>=2.16"],
+        "tensorboard": ["tensorboard>=2.18"],
         "wandb": ["wandb"],
         "flash": ["flash-attn"],
         "dev": ["pytest>=8.4", "hypothesis>=6.130", "ruff", "mypy", "types-PyYAML", "pre-commit"],
