@@ -59,16 +59,22 @@ def serve(
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         connection.send(Setup(attention=attention, compiled=compiled, is_as_meant=is_as_meant))
-        while (request := connection.recv()) is not None:
+        while (request := _next_request(connection)) is not None:
             num_steps, by_part = request
             connection.send(_run(step, trainer, num_steps, by_part))
-    except EOFError:  # the benchmark was ended
-        pass
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _next_request(connection: Connection) -> Any:
+    """Return what the benchmark asks for; None when it needs no more, or was ended."""
+    try:
+        return connection.recv()
+    except EOFError:
+        return None
 
 
 def _run(step: Any, trainer: Any, num_steps: int, by_part: bool) -> Timing:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import train_step
+from benchmarks import train_step, train_step_worker
 from benchmarks.train_step import SideFailed, Worker, peak_tflops
 from benchmarks.train_step_sides import build_transformers, configuration, is_compiled
 from benchmarks.train_step_worker import Setup, Timing
@@ -168,3 +168,13 @@ def test_the_benchmark_shows_its_help() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "--allow-uncompiled" in done.stdout
+
+
+def test_a_side_that_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*shape: object) -> None:
+        raise EOFError("a file of the compiler's was cut")
+
+    monkeypatch.setattr(train_step_worker, "build", build)
+    ours, theirs = multiprocessing.Pipe()
+    train_step_worker.serve(theirs, "ours", True, 1, 1, "auto")
+    assert ours.poll() and ours.recv() == "EOFError: a file of the compiler's was cut"
