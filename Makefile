@@ -61,6 +61,7 @@ test-main: $(STAMP)  ## The tests that train, on upstream main: make test-main N
 
 # uv resolves and installs; what it needs of the machine (an index, a mirror) it reads from UV_* variables.
 test-versions:  ## Every test with the oldest libraries that setup.py allows, in .venv-lowest-direct (RESOLUTION=highest: the newest)
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(IS_COVERED)' || { echo "make: give Python 3.11 or 3.12: make test-versions PYTHON=…" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv-$(RESOLUTION)
 	.venv-$(RESOLUTION)/bin/python -m pip install --quiet uv setuptools wheel
 	.venv-$(RESOLUTION)/bin/uv pip install --quiet --python .venv-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) \

@@ -86,7 +86,7 @@ def count_step(side: str, micro_batch_size: int, library: str) -> dict[str, Any]
         started = time.process_time()
         step()
         seconds.append(time.process_time() - started)
-    compile_workers.end_with_this_process()  # the peers' too
+    compile_workers.end_workers_at_exit()  # the peers' too
     return {
         "attention": attention,
         "compiled": is_compiled(side, config)[0],

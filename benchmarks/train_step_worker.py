@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.train_step_sides import build, is_compiled
-from nanotron_zagreus.model.compile_workers import end_with_this_process
+from nanotron_zagreus.model.compile_workers import end_workers_at_exit
 
 WARM_UP_STEPS = 3
 
@@ -54,7 +54,7 @@ def serve(
     try:
         step, trainer, attention, config = build(side, tiny, micro_batch_size, accumulation, attention)
         _run(step, trainer, WARM_UP_STEPS, False)
-        end_with_this_process()  # what the peers have had compiled, too
+        end_workers_at_exit()  # what the peers have had compiled, too
         compiled, is_as_meant = is_compiled(side, config)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nanotron_zagreus.model.compile_workers import end_with_this_process
+from nanotron_zagreus.model.compile_workers import end_workers_at_exit
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,10 @@ class RegionalCompile:
             self.is_eager = True
             _warn_once(self._what, " ".join(line.strip() for line in str(error).strip().splitlines()[:2]))
             return self._function(*arguments)
-        if not self._has_worked:
-            self._has_worked = True
-            end_with_this_process()
+        finally:
+            if not self._has_worked:
+                end_workers_at_exit()
+        self._has_worked = True
         return out
 
 

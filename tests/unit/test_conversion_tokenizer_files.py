@@ -142,6 +142,8 @@ def test_llamas_class_gives_way_to_the_one_that_reads_the_file(tmp_path: Path, n
     if AutoTokenizer.from_pretrained(tmp_path / "llama").encode("  ") != tokenizer.encode("  ").ids:
         with pytest.raises(VerificationError, match="LlamaTokenizer reads ' "):
             verify_tokenizer(tmp_path / "llama", len(tokens))
+    else:
+        verify_tokenizer(tmp_path / "llama", len(tokens))
     config, _ = written(tmp_path / "llama", tmp_path / "out")
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     verify_tokenizer(tmp_path / "out", len(tokens))

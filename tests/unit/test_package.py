@@ -11,8 +11,9 @@ import subprocess
 import sys
 import zipfile
 from collections import defaultdict
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import TypeGuard
 
 import click
 import pytest
@@ -139,7 +140,7 @@ def test_imports_run_downwards_only() -> None:
 def test_every_library_that_is_imported_is_declared() -> None:
     imported = {name.partition(".")[0] for path in PACKAGE.rglob("*.py") for name in _imported_modules(path)}
     libraries = imported - set(sys.stdlib_module_names) - {"nanotron_zagreus"}
-    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in requires("nanotron-zagreus") or ()}
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in _requirements()}
     owners = packages_distributions()
     installed = {name: {owner.lower().replace("_", "-") for owner in owners.get(name, ())} for name in libraries}
     assert {
@@ -212,6 +213,19 @@ def _place_in_wheel(path: Path) -> str:
 def _room(path: Path) -> str:
     """Return the room of a file of the package: its folder, or its own name at the root."""
     return path.parts[0] if len(path.parts) > 1 else path.stem
+
+
+def _requirements() -> list[str]:
+    """Return what setup.py asks for, the tools for development excepted."""
+    (call,) = (node for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())) if _calls_setup(node))
+    given = {word.arg: word.value for word in call.keywords}
+    extras = ast.literal_eval(given["extras_require"])
+    optional = [line for name in set(extras) - {"dev"} for line in extras[name]]
+    return ast.literal_eval(given["install_requires"]) + optional
+
+
+def _calls_setup(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setup"
 
 
 def _imported_modules(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ BATCH, SEQUENCE, HEAD_DIM = 2, 48, 16
 
 
 def layers(attention: str, count: int = 3) -> list[Any]:
-    """Return decoder layers of one shape with different weights, of one model: torch 2.11 compiles once a group."""
+    """Return decoder layers of one shape with different weights; torch 2.11 compiles again for another model's."""
     config = {
         "hidden_size": 64,
         "intermediate_size": 96,

@@ -71,6 +71,7 @@ def test_options_that_a_job_s_command_lacks_or_the_job_sets_itself_are_refused_b
     assert run(["slurm", "render", *LAUNCH, *chain, f"--{command}-options", options]) == 2
     printed = capsys.readouterr()
     assert f"--{command}-options" in printed.err and message in printed.err and printed.out == ""
+    assert message != "No such option" or printed.err.rpartition(message)[2].count(options.split()[0]) == 1
 
 
 def test_options_of_a_conversion_or_an_evaluation_need_one(
