@@ -65,7 +65,7 @@ test-versions:  ## Every test with the oldest libraries that setup.py allows, in
 	$(PYTHON) -m venv --clear .venv-$(RESOLUTION)
 	.venv-$(RESOLUTION)/bin/python -m pip install --quiet uv setuptools wheel
 	.venv-$(RESOLUTION)/bin/uv pip install --quiet --python .venv-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) \
-	  ".[eval,fast,plots,gguf,tensorboard]" "pytest>=8.4" "hypothesis>=6.130"
+	  ".[eval,fast,plots,gguf,tensorboard,dev]"
 	.venv-$(RESOLUTION)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	PATH="$(CURDIR)/.venv-$(RESOLUTION)/bin:$$PATH" .venv-$(RESOLUTION)/bin/python -m pytest $(PYTEST_ARGS)
 

@@ -66,7 +66,14 @@ setup(
         "tensorboard": ["tensorboard>=2.18"],
         "wandb": ["wandb"],
         "flash": ["flash-attn"],
-        "dev": ["pytest>=8.4", "hypothesis>=6.130", "ruff", "mypy", "types-PyYAML", "pre-commit"],
+        "dev": [
+            "pytest>=8.4",
+            "hypothesis>=6.130",
+            "ruff>=0.14",
+            "mypy>=1.18",
+            "types-PyYAML>=6.0.12",
+            "pre-commit>=4",
+        ],
     },
     entry_points={"console_scripts": ["zagreus=nanotron_zagreus.cli.app:main"]},
     classifiers=[
